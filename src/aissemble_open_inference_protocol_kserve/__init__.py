@@ -1,0 +1,1 @@
+"""Import paths of aissemble-open-inference-protocol-kserve, for its programs."""

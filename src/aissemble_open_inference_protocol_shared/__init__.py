@@ -1,0 +1,1 @@
+"""Import paths of aissemble-open-inference-protocol-shared, for its handlers."""

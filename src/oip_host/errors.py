@@ -1,0 +1,123 @@
+"""The one tree of errors that a client can meet; each class carries its two statuses.
+
+    OIPError                   500  INTERNAL
+    ├── InvalidRequest         400  INVALID_ARGUMENT    the request is wrong
+    ├── NotFound               404  NOT_FOUND           no such route
+    │   └── ModelNotFound                               no such model or version
+    ├── MethodNotAllowed       405  UNIMPLEMENTED       the route exists, the verb does not
+    ├── PayloadTooLarge        413  RESOURCE_EXHAUSTED  over the body limit
+    ├── HandlerFault           500  INTERNAL            the handler or its output is wrong
+    ├── NotSupported           501  UNIMPLEMENTED       the handler does not offer this
+    ├── ModelNotReady          503  UNAVAILABLE         loading, failed or unloaded
+    ├── Overloaded             503  RESOURCE_EXHAUSTED  the model's queue is full
+    └── DeadlineExceeded       504  DEADLINE_EXCEEDED   the answer came too late
+
+A handler may raise any of them; what it raises otherwise is translated in one place,
+`oip_host.model.translate`. `ConfigurationError` stands apart: it is for the operator
+and stops the host before it listens.
+
+HTTP statuses follow `open_inference_rest.yaml` and KServe; gRPC names are those of
+`grpc.StatusCode`, kept as text so that this module needs no grpc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+__all__ = [
+    "ConfigurationError",
+    "DeadlineExceeded",
+    "HandlerFault",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "ModelNotFound",
+    "ModelNotReady",
+    "NotFound",
+    "NotSupported",
+    "OIPError",
+    "Overloaded",
+    "PayloadTooLarge",
+]
+
+
+class OIPError(Exception):
+    """An error whose text may be shown to the client."""
+
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[str] = "INTERNAL"
+    headers: ClassVar[dict[str, str]] = {}
+    """Extra response headers that this kind of refusal carries."""
+
+
+class InvalidRequest(OIPError):
+    """The request breaks the protocol or does not fit the model."""
+
+    http_status = 400
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class NotFound(OIPError):
+    """No such route."""
+
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+
+class ModelNotFound(NotFound):
+    """No model of that name, or not in that version."""
+
+
+class MethodNotAllowed(OIPError):
+    """The route exists, but not with this HTTP method."""
+
+    http_status = 405
+    grpc_status = "UNIMPLEMENTED"
+
+
+class PayloadTooLarge(OIPError):
+    """The body is larger than the host accepts."""
+
+    http_status = 413
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class HandlerFault(OIPError):
+    """The handler failed, or its output does not fit its own description."""
+
+
+class NotSupported(OIPError):
+    """The handler does not implement what was asked for."""
+
+    http_status = 501
+    grpc_status = "UNIMPLEMENTED"
+
+
+class ModelNotReady(OIPError):
+    """The model exists but cannot answer now; the text says why."""
+
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class Overloaded(OIPError):
+    """The model's queue is full; the request was not accepted."""
+
+    http_status = 503
+    grpc_status = "RESOURCE_EXHAUSTED"
+    headers = {"retry-after": "1"}
+
+
+class DeadlineExceeded(OIPError):
+    """The answer was not there in time."""
+
+    http_status = 504
+    grpc_status = "DEADLINE_EXCEEDED"
+
+
+class ConfigurationError(Exception):
+    """Everything that is wrong with the configuration, one line each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
