@@ -71,7 +71,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604  sorted, and the same as the imports above (tested)
+__all__ = [
     "AissembleOIPKServe",
     "ConfigurationError",
     "DataplaneHandler",

@@ -4,9 +4,9 @@
     ├── InvalidRequest         400  INVALID_ARGUMENT    the request is wrong
     ├── NotFound               404  NOT_FOUND           no such route
     │   └── ModelNotFound                               no such model or version
-    ├── MethodNotAllowed       405  UNIMPLEMENTED       the route exists, the verb does not
+    ├── MethodNotAllowed       405  UNIMPLEMENTED       no such verb on the route
     ├── PayloadTooLarge        413  RESOURCE_EXHAUSTED  over the body limit
-    ├── HandlerFault           500  INTERNAL            the handler or its output is wrong
+    ├── HandlerFault           500  INTERNAL            the handler or its output fails
     ├── NotSupported           501  UNIMPLEMENTED       the handler does not offer this
     ├── ModelNotReady          503  UNAVAILABLE         loading, failed or unloaded
     ├── Overloaded             503  RESOURCE_EXHAUSTED  the model's queue is full
@@ -22,7 +22,8 @@ HTTP statuses follow `open_inference_rest.yaml` and KServe; gRPC names are those
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import ClassVar
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "OIPError",
     "Overloaded",
     "PayloadTooLarge",
+    "nearest",
 ]
 
 
@@ -105,7 +107,7 @@ class Overloaded(OIPError):
 
     http_status = 503
     grpc_status = "RESOURCE_EXHAUSTED"
-    headers = {"retry-after": "1"}
+    headers: ClassVar[dict[str, str]] = {"retry-after": "1"}
 
 
 class DeadlineExceeded(OIPError):
@@ -121,3 +123,9 @@ class ConfigurationError(Exception):
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = tuple(faults)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`", nearest: 'a', 'b'"` for the known names most like `name`; empty for none."""
+    close = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f", nearest: {', '.join(map(repr, close))}" if close else ""

@@ -56,7 +56,7 @@ class ModelHandler(ABC):
 
     def model_unload(self, model_name: str) -> None:
         """Let go of what `model_load` took."""
-        return None
+        return
 
 
 class DefaultModelHandler(ModelHandler):

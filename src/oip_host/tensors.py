@@ -32,9 +32,11 @@ __all__ = [
     "element_count",
     "flatten",
     "from_list",
+    "from_raw",
     "get_actual_shape",
     "numpy_dtype",
     "shape_is_valid",
+    "to_raw",
     "validate_datatype",
     "validate_shape",
 ]
@@ -119,7 +121,9 @@ def datatype_of(dtype: np.dtype[Any]) -> Datatype:
     try:
         return _DATATYPES[dtype.newbyteorder("<")]
     except (KeyError, TypeError):
-        raise TypeError(f"numpy dtype {dtype} has no datatype in the protocol") from None
+        raise TypeError(
+            f"numpy dtype {dtype} has no datatype in the protocol"
+        ) from None
 
 
 def element_count(shape: Sequence[int]) -> int:
@@ -177,8 +181,12 @@ def _shown(value: Any) -> str:
     kind = {dict: "an object", type(None): "null"}.get(type(value))
     if kind:
         return kind
-    text = str(value) if isinstance(value, (bool, int, float, np.generic)) else repr(value)
-    return f"the {type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+    text = (
+        str(value) if isinstance(value, (bool, int, float, np.generic)) else repr(value)
+    )
+    return (
+        f"the {type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+    )
 
 
 def _out_of_range(flat: list[Any], name: str) -> ValueError:
@@ -210,7 +218,9 @@ def _floats(flat: list[Any], name: str) -> Array:
     overflow = ~np.isfinite(array) & np.isfinite(wide)
     if overflow.any():
         index = int(overflow.argmax())
-        raise ValueError(f"element {index} is {wide[index]}, beyond the range of {name}")
+        raise ValueError(
+            f"element {index} is {wide[index]}, beyond the range of {name}"
+        )
     return array
 
 
@@ -239,6 +249,59 @@ def from_list(values: Any, datatype: str) -> Array:
     return array.reshape(shape)
 
 
+def from_raw(buffer: memoryview | bytes, datatype: str) -> Array:
+    """A flat array on raw tensor bytes: row-major, little-endian, BYTES with lengths.
+
+    It is a read-only view on the buffer, but for BYTES and where the buffer is not
+    aligned for the datatype. Raises ValueError where the size does not fit.
+    """
+    name = _plain(datatype)
+    if name == "BYTES":
+        return _bytes_from_raw(buffer)
+    dtype = numpy_dtype(name)
+    if len(buffer) % dtype.itemsize:
+        raise ValueError(
+            f"{len(buffer)} bytes are no whole number of {name} elements "
+            f"of {dtype.itemsize} bytes"
+        )
+    if name == "BOOL":
+        octets = np.frombuffer(buffer, np.uint8)
+        return (octets if octets.max(initial=0) <= 1 else octets != 0).view(np.bool_)
+    array = np.frombuffer(buffer, dtype)
+    if not array.flags.aligned:  # native libraries take no unaligned memory
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def _bytes_from_raw(buffer: memoryview | bytes) -> Array:
+    """Elements of 4 bytes of length, little-endian, and as many bytes of content."""
+    elements: list[bytes] = []
+    at, end = 0, len(buffer)
+    while at < end:
+        start = at + 4
+        at = start + int.from_bytes(buffer[at:start], "little")
+        if start > end or at > end:
+            raise ValueError(
+                f"BYTES element {len(elements)} reaches beyond the {end} bytes given"
+            )
+        elements.append(bytes(buffer[start:at]))
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array
+
+
+def to_raw(array: Array) -> bytes | memoryview:
+    """The raw bytes of a tensor, in the form that `from_raw` reads."""
+    if array.dtype == object:
+        parts: list[bytes] = []
+        for element in as_bytes(array).ravel().tolist():
+            parts += (len(element).to_bytes(4, "little"), element)
+        return b"".join(parts)
+    dtype = _DTYPES[datatype_of(array.dtype)]
+    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
+
+
 def as_bytes(array: Array) -> Array:
     """The same BYTES tensor with every element as `bytes`; text is UTF-8."""
     flat = array.ravel().tolist()
@@ -259,9 +322,10 @@ class TensorData:
     """
 
     __slots__ = ("_list", "array")
+    _list: Any
+    array: Array | None
 
     def __init__(self, root: Any) -> None:
-        self.array: Array | None
         if isinstance(root, TensorData):
             self._list, self.array = root._list, root.array
         elif isinstance(root, np.ndarray):
@@ -410,4 +474,6 @@ def validate_shape(expected_shape: Sequence[int], data: Any) -> None:
     if not shape_is_valid(expected_shape, data) or (
         nested and actual != list(expected_shape)
     ):
-        raise ValueError(f"shape mismatch: declared {list(expected_shape)}, found {actual}")
+        raise ValueError(
+            f"shape mismatch: declared {list(expected_shape)}, found {actual}"
+        )

@@ -1,0 +1,123 @@
+"""The boundary to a handler: what goes in, what comes out, and what it raises.
+
+Requests are checked on the way in and answers on the way out, whichever package their
+classes come from; exceptions are translated in one place.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from oip_host.errors import (
+    HandlerFault,
+    InvalidRequest,
+    ModelNotReady,
+    NotSupported,
+    OIPError,
+)
+from oip_host.kserve_api import kserve
+from oip_host.tensors import TensorData
+from oip_host.types import (
+    InferenceRequest,
+    InferenceResponse,
+    RequestOutput,
+    ResponseOutput,
+    as_dict,
+)
+
+__all__ = ["check_request", "checked_response", "element_total", "translate"]
+
+log = logging.getLogger("oip_host")
+
+
+def checked_response(
+    request: InferenceRequest, answer: Any, model: str, version: str
+) -> InferenceResponse:
+    """A handler's answer as the host's own message, with the outputs asked for.
+
+    Its tensors fit their own shapes and datatypes; name, version and id are the
+    host's. Raises HandlerFault where the answer is wrong, InvalidRequest where the
+    request names an output that there is not.
+    """
+    try:
+        outputs = [_output(tensor) for tensor in answer.outputs]
+        parameters = as_dict(answer.parameters)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise HandlerFault(f"model '{model}' answered wrongly: {error}") from error
+    if request.outputs:
+        outputs = _selected(outputs, request.outputs, model)
+    return InferenceResponse(
+        model_name=model,
+        model_version=version,
+        id=request.id if request.id is not None else answer.id,
+        parameters=parameters or None,
+        outputs=outputs,
+    )
+
+
+def translate(error: Exception, model: str) -> OIPError:
+    """What a client is told of a handler's exception; the one place that decides it.
+
+    ValueError and TypeError are the client's fault, as upstream has it, and KServe's
+    own errors keep their meaning. Of anything else the client learns nothing; the log
+    has it with its traceback.
+    """
+    if isinstance(error, OIPError):
+        return error
+    if isinstance(error, kserve.errors.InferenceError):
+        return HandlerFault(str(error))
+    if isinstance(error, kserve.errors.ModelNotReady):
+        return ModelNotReady(str(error))
+    if isinstance(error, (ValueError, TypeError)):
+        return InvalidRequest(str(error))
+    if isinstance(error, NotImplementedError):
+        return NotSupported(str(error) or f"model '{model}' does not implement this")
+    log.error("model '%s' failed", model, exc_info=error)
+    return HandlerFault(f"model '{model}' failed; the server's log has the reason")
+
+
+def check_request(request: InferenceRequest) -> None:
+    """Hold a request's tensors against their shapes; raises InvalidRequest."""
+    try:
+        request.validate_oip()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _output(tensor: Any) -> ResponseOutput:
+    """One output of a handler, of whichever package's class, held against itself."""
+    data = getattr(tensor.data, "array", None)
+    if data is None:
+        data = getattr(tensor.data, "root", tensor.data)
+    output = ResponseOutput(
+        name=tensor.name,
+        shape=tensor.shape,
+        datatype=getattr(tensor.datatype, "value", tensor.datatype),
+        parameters=as_dict(tensor.parameters) or None,
+        data=TensorData(data),
+    )
+    try:
+        output.validate_oip()
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"output '{output.name}': {error}") from error
+    return output
+
+
+def _selected(
+    outputs: list[ResponseOutput], wanted: list[RequestOutput], model: str
+) -> list[ResponseOutput]:
+    by_name = {output.name: output for output in outputs}
+    for want in wanted:
+        if want.name not in by_name:
+            raise InvalidRequest(
+                f"model '{model}' has no output '{want.name}', expected one of "
+                f"{', '.join(by_name) or 'none'}"
+            )
+    return [by_name[want.name] for want in wanted]
+
+
+def element_total(tensors: list[Any]) -> int:
+    """The number of elements of all tensors that are arrays by now."""
+    arrays = [tensor.data.array for tensor in tensors]
+    return sum(int(array.size) for array in arrays if array is not None)

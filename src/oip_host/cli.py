@@ -1,0 +1,213 @@
+"""The command line; the only module that prints for people."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from oip_host import plugins, selection, settings
+from oip_host.errors import ConfigurationError
+from oip_host.hookspecs import HandlerEntry, hookimpl
+from oip_host.plugins import Choice
+from oip_host.sources import flag
+
+if TYPE_CHECKING:
+    from oip_host.host import Host
+    from oip_host.planning import Planned
+
+__all__ = ["main"]
+
+# every option of the host is an argument, and what is neither goes to KServe
+_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Run the command line, with the commands of every host extension."""
+    app = typer.Typer(
+        name="oip-host",
+        help="Serve every installed model handler over the Open Inference Protocol.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    plugins.manager([Commands()]).hook.oip_commands(app=app)
+    app()
+
+
+class Commands:
+    """The host's own commands, added through the hook that extensions use."""
+
+    @hookimpl
+    def oip_commands(self, app: typer.Typer) -> None:
+        """Add serve, list and check."""
+        app.command(context_settings=_ARGUMENTS, epilog=_options())(serve)
+        app.command("list", context_settings=_ARGUMENTS)(list_handlers)
+        app.command(context_settings=_ARGUMENTS)(check)
+
+
+def _options() -> str:
+    lines = [
+        f"{flag(name)}: {field.description}. [{name.upper()}; "
+        f"default: {field.get_default(call_default_factory=True)}]"
+        for name, field in settings.Settings.model_fields.items()
+    ]
+    return "\n\n".join(["Options, by argument and environment variable:", *lines])
+
+
+def serve(context: typer.Context) -> None:
+    """Load the selected models and serve them by REST and gRPC."""
+    with _faults():
+        from oip_host.host import Host
+
+        Host.configured(context.args).run(on_loaded=_announce)
+
+
+def list_handlers(context: typer.Context, json: Json = False) -> None:
+    """Show the installed handlers and which are selected; imports none of them."""
+    with _faults():
+        configuration = settings.read(context.args)
+        entries = plugins.offered(plugins.manager())
+        wanted = selection.parse(configuration.settings.oip_handlers)
+        choices, faults = plugins.choose(wanted, entries)
+    listed = [c.entry for c in choices if c.entry not in entries] + entries
+    rows = [_listed(entry, choices) for entry in listed]
+    if json:
+        _print_json({"handlers": rows, "faults": faults})
+    else:
+        _print_table("Handlers", rows)
+        for fault in faults:
+            Console(stderr=True).print(f"error: {fault}", markup=False)
+    if faults:
+        raise typer.Exit(2)
+
+
+def _listed(entry: HandlerEntry, choices: list[Choice]) -> dict[str, Any]:
+    models = [
+        f"{c.item.model}@{c.item.version}{'?' if c.item.optional else ''}"
+        for c in choices
+        if c.entry == entry
+    ]
+    named = any(c.named for c in choices if c.entry == entry)
+    why = "named in OIP_HANDLERS" if named else "all handlers are selected"
+    return {
+        "handler": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "object": entry.target,
+        "selected": bool(models),
+        "models": models,
+        "why": why if models else "not in OIP_HANDLERS, or excluded there",
+    }
+
+
+def check(context: typer.Context, json: Json = False) -> None:
+    """Load the selected models as serve would, show settings and faults, and exit.
+
+    Exits with 2 where the configuration is wrong, with 1 where a model that is not
+    optional does not load, otherwise with 0.
+    """
+    with _faults():
+        from oip_host.host import Host
+        from oip_host.observers import configure_logging
+
+        configure_logging()
+        host = Host.configured(context.args)
+    asyncio.run(host.load())
+    effective = [
+        {"option": name, "value": value, "source": source}
+        for name, value, source in host.effective()
+    ]
+    models = [_state(planned) for planned in host.planned]
+    if json:
+        _print_json({"settings": effective, "models": models})
+    else:
+        _print_table("Settings", effective)
+        _print_table("Models", models)
+    asyncio.run(host.registry.unload())
+    if any(not p.model.optional and m["reason"] for p, m in zip(host.planned, models)):  # noqa: B905
+        raise typer.Exit(1)
+
+
+def _state(planned: Planned) -> dict[str, Any]:
+    model, choice = planned.model, planned.choice
+    return {
+        "model": model.name,
+        "version": model.version,
+        "handler": choice.item.handler if choice else type(model).__name__,
+        "distribution": choice.entry.origin if choice else "",
+        "state": model.state.value,
+        "load_s": round(model.load_s, 3) if model.load_s is not None else None,
+        "reason": model.reason,
+    }
+
+
+def _announce(host: Host) -> None:
+    """Show the models and a request to try, once all loads have ended."""
+    _print_table("Models", [_state(planned) for planned in host.planned])
+    server = host.server
+    address = host.configuration.settings.oip_bind
+    address = "localhost" if address in ("0.0.0.0", "::") else address
+    grpc = f", gRPC at {address}:{server.grpc_port}" if server.enable_grpc else ""
+    print(f"REST at http://{address}:{server.http_port}{grpc}")
+    example = next(filter(None, map(_example, host.registry)), None)
+    if example:
+        name, body = example
+        url = f"http://{address}:{server.http_port}/v2/models/{name}/infer"
+        print(f"Try: curl -s {url} -d '{body}'")
+    sys.stdout.flush()
+
+
+def _example(model: Any) -> tuple[str, str] | None:
+    """A model's name and a request that fits its metadata, with ones for dimensions."""
+    if not model.ready or not model.get_input_types():
+        return None
+    inputs = []
+    for tensor in model.get_input_types():
+        shape = [1 if size < 0 else size for size in tensor["shape"]]
+        value: Any = {"BYTES": "text", "BOOL": True}.get(tensor["datatype"], 1)
+        count = 1
+        for size in shape:
+            count *= size
+        if count > 64:
+            return None
+        inputs.append({**tensor, "shape": shape, "data": [value] * count})
+    return model.name, orjson.dumps({"inputs": inputs}).decode()
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Print a configuration's faults, one line each, and exit with 2."""
+    try:
+        yield
+    except ConfigurationError as error:
+        for fault in error.faults:
+            Console(stderr=True, soft_wrap=True).print(f"error: {fault}", markup=False)
+        raise typer.Exit(2) from None
+
+
+def _print_json(document: Any) -> None:
+    print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ["none"]:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return {True: "yes", False: "no", None: "-"}.get(value, str(value))

@@ -1,0 +1,118 @@
+"""V2 over gRPC: the RPCs of `oip.proto` on a `grpc.aio` server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from oip_host.edge import grpc_codec
+from oip_host.edge.grpc_messages import SERVICE, message
+from oip_host.edge.rest import metadata_document
+from oip_host.edge.state import ServerState
+from oip_host.errors import OIPError
+
+__all__ = ["GrpcEdge"]
+
+log = logging.getLogger("oip_host")
+
+
+class GrpcEdge:
+    """Answers the RPCs; `bind`, `start`, `stop` are its life."""
+
+    def __init__(
+        self, state: ServerState, max_threads: int, options: dict[str, int]
+    ) -> None:
+        self._state = state
+        self._registry = state.registry
+        self._server = grpc.aio.server(
+            ThreadPoolExecutor(max_threads, thread_name_prefix="grpc"),
+            # a port that is taken is an error, not a silent second server
+            options=[("grpc.so_reuseport", 0), *options.items()],
+        )
+        handlers = {"ModelInfer": _handler(self._infer)}
+        for method in (
+            self.ServerLive,
+            self.ServerReady,
+            self.ModelReady,
+            self.ServerMetadata,
+            self.ModelMetadata,
+        ):
+            name = method.__name__
+            handlers[name] = _handler(method, message(f"{name}Request"))
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
+        )
+
+    def bind(self, address: str, port: int) -> int:
+        """Take a port, 0 for any free one, and return it; raises OSError."""
+        host = f"[{address}]" if ":" in address else address
+        try:
+            return int(self._server.add_insecure_port(f"{host}:{port}"))
+        except RuntimeError as error:
+            raise OSError(f"address already in use: {host}:{port}") from error
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new call, and wait up to `grace_s` seconds for those in flight."""
+        await self._server.stop(grace_s)
+
+    async def _infer(
+        self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bytes:
+        wire, request = grpc_codec.decode(data)
+        model = self._registry.find(wire.model_name, wire.model_version or None)
+        response = await model.infer(
+            request, protocol="grpc", timeout_s=context.time_remaining()
+        )
+        return grpc_codec.encode(wire, response)
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return message("ServerLiveResponse")(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        reasons = await self._state.unready()
+        return message("ServerReadyResponse")(ready=not reasons)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        model = self._registry.find(request.name, request.version or None)
+        return message("ModelReadyResponse")(ready=await model.healthy())
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return message("ServerMetadataResponse")(**self._state.metadata())
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        model = self._registry.find(request.name, request.version or None)
+        versions = self._registry.versions(request.name)
+        document = metadata_document(await model.metadata(), request.name, versions)
+        return message("ModelMetadataResponse")(**document)
+
+
+def _handler(method: Callable[[Any, Any], Awaitable[Any]], request: Any = None) -> Any:
+    """A unary RPC whose errors become statuses; without `request` it takes bytes."""
+
+    async def call(data: Any, context: Any) -> Any:
+        try:
+            return await method(data, context)
+        except OIPError as error:
+            code = getattr(grpc.StatusCode, error.grpc_status)
+            await context.abort(code, str(error))
+        except Exception:
+            log.exception("%s failed", method.__name__)
+            await context.abort(
+                grpc.StatusCode.INTERNAL, "the server failed; its log has the reason"
+            )
+
+    if request is None:
+        return grpc.unary_unary_rpc_method_handler(call)
+    return grpc.unary_unary_rpc_method_handler(
+        call,
+        request_deserializer=request.FromString,
+        response_serializer=lambda answer: answer.SerializeToString(),
+    )

@@ -1,0 +1,280 @@
+"""V2 over HTTP: request bodies to messages, and messages to response bodies.
+
+Follows "Inference" in `inference_rest.md` and Triton's `extension_binary_data.md`. A
+fault is an InvalidRequest whose text names the field, what was found and what was
+expected.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from oip_host.errors import HandlerFault, InvalidRequest
+from oip_host.tensors import (
+    Datatype,
+    TensorData,
+    from_list,
+    from_raw,
+    numpy_dtype,
+    to_raw,
+)
+from oip_host.types import (
+    InferenceRequest,
+    InferenceResponse,
+    Parameters,
+    RequestInput,
+    RequestOutput,
+    ResponseOutput,
+    as_dict,
+)
+
+__all__ = ["decode", "encode"]
+
+T = TypeVar("T")
+
+_KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
+
+
+def decode(body: bytes, header_length: int | None = None) -> InferenceRequest:
+    """The request in a body; `header_length` is the size in bytes of its JSON part.
+
+    What follows the JSON part are the binary tensors, in the order of the inputs that
+    say `binary_data_size`. Raises InvalidRequest.
+    """
+    view = memoryview(body)
+    if header_length is not None and not 0 <= header_length <= len(body):
+        raise InvalidRequest(
+            f"Inference-Header-Content-Length: found {header_length}, "
+            f"expected 0 to {len(body)}, the size of the body"
+        )
+    document = _json(view if header_length is None else view[:header_length])
+    rest = _Rest(view[len(body) if header_length is None else header_length :])
+    inputs = _field(document, "inputs", list, "")
+    if not inputs:
+        raise InvalidRequest("inputs: found none, expected at least one")
+    tensors = [_input(entry, f"inputs[{i}]", rest) for i, entry in enumerate(inputs)]
+    rest.finish()
+    _unique([tensor.name for tensor in tensors], "inputs")
+    outputs = _optional(document, "outputs", list, "") or []
+    wanted = [_wanted(entry, f"outputs[{i}]") for i, entry in enumerate(outputs)]
+    _unique([output.name for output in wanted], "outputs")
+    return InferenceRequest(
+        id=_optional(document, "id", str, ""),
+        parameters=_parameters(document, ""),
+        inputs=tensors,
+        outputs=wanted or None,
+    )
+
+
+class _Rest:
+    """The binary tensors behind the JSON part, taken one after the other."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._at = 0
+
+    def take(self, size: int, where: str) -> memoryview:
+        left = len(self._view) - self._at
+        if size > left:
+            raise InvalidRequest(
+                f"{where}.parameters.binary_data_size: found {size}, "
+                f"but only {left} bytes are left in the body"
+            )
+        self._at += size
+        return self._view[self._at - size : self._at]
+
+    def finish(self) -> None:
+        if self._at != len(self._view):
+            raise InvalidRequest(
+                f"the body has {len(self._view) - self._at} bytes after its last tensor"
+            )
+
+
+def _json(data: memoryview) -> dict[str, Any]:
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"the body is {_kind(document)}, expected an object")
+    return document
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return _KINDS.get(type(value)) or f"the {type(value).__name__} {value}"
+
+
+def _optional(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T | None:
+    """A field of one kind, or None where it is absent or null."""
+    value = entry.get(name)
+    if value is None:
+        return None
+    if type(value) is not kind:
+        raise InvalidRequest(
+            f"{where}{name}: found {_kind(value)}, expected {_KINDS[kind]}"
+        )
+    return value
+
+
+def _field(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T:
+    value = _optional(entry, name, kind, where)
+    if value is None:
+        raise InvalidRequest(f"{where}{name}: missing, expected {_KINDS[kind]}")
+    return value
+
+
+def _object(entry: Any, where: str) -> dict[str, Any]:
+    if type(entry) is not dict:
+        raise InvalidRequest(f"{where}: found {_kind(entry)}, expected an object")
+    return entry
+
+
+def _parameters(entry: dict[str, Any], where: str) -> Parameters | None:
+    found = _optional(entry, "parameters", dict, where)
+    if not found:
+        return None
+    content_type = found.get("content_type")
+    if content_type is not None and type(content_type) is not str:
+        raise InvalidRequest(
+            f"{where}parameters.content_type: found {_kind(content_type)}, "
+            "expected a string"
+        )
+    return Parameters.model_validate(found)
+
+
+def _unique(names: list[str], where: str) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"{where}: the name '{twice}' stands there more than once")
+
+
+def _wanted(entry: Any, where: str) -> RequestOutput:
+    fields = _object(entry, where)
+    return RequestOutput(
+        name=_field(fields, "name", str, f"{where}."),
+        parameters=_parameters(fields, f"{where}."),
+    )
+
+
+def _shape(fields: dict[str, Any], where: str) -> list[int]:
+    shape = _field(fields, "shape", list, f"{where}.")
+    for i, size in enumerate(shape):
+        if type(size) is not int or size < 0:
+            raise InvalidRequest(
+                f"{where}.shape[{i}]: found {_kind(size)}, "
+                "expected an integer of 0 or more"
+            )
+    return shape
+
+
+def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
+    fields = _object(entry, where)
+    name = _field(fields, "name", str, f"{where}.")
+    shape = _shape(fields, where)
+    datatype = _field(fields, "datatype", str, f"{where}.")
+    try:
+        numpy_dtype(datatype)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}.datatype: {error}") from None
+    parameters = _parameters(fields, f"{where}.")
+    size = as_dict(parameters).get("binary_data_size")
+    try:
+        if size is None:
+            data = TensorData(
+                from_list(_field(fields, "data", list, f"{where}."), datatype)
+            )
+        elif "data" in fields:
+            raise ValueError("has both data and binary_data_size, expected one of them")
+        elif type(size) is not int or size < 0:
+            raise ValueError(
+                f"binary_data_size is {_kind(size)}, expected a size in bytes"
+            )
+        else:
+            data = TensorData(from_raw(rest.take(size, where), datatype))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"input '{name}': {error}") from None
+    return RequestInput(
+        name=name,
+        shape=shape,
+        datatype=Datatype(datatype),
+        parameters=parameters,
+        data=data,
+    )
+
+
+def encode(
+    request: InferenceRequest, response: InferenceResponse
+) -> tuple[bytes, int | None]:
+    """The body of an answer, and the size of its JSON part where tensors follow it.
+
+    An output is binary where the request says `binary_data` for it, or
+    `binary_data_output` for all. Raises HandlerFault where JSON cannot carry a value.
+    """
+    everything = as_dict(request.parameters).get("binary_data_output", False)
+    binary = {
+        output.name: as_dict(output.parameters).get("binary_data", everything)
+        for output in request.outputs or ()
+    }
+    buffers: list[Any] = []
+    outputs = []
+    for tensor in response.outputs:
+        if binary.get(tensor.name, everything):
+            raw = to_raw(tensor.as_numpy())
+            buffers.append(raw)
+            outputs.append(_described(tensor, {"binary_data_size": len(raw)}))
+        else:
+            outputs.append({**_described(tensor), "data": _json_elements(tensor)})
+    document: dict[str, Any] = {"model_name": response.model_name}
+    if response.model_version:
+        document["model_version"] = response.model_version
+    if response.id is not None:
+        document["id"] = response.id
+    if response.parameters:
+        document["parameters"] = as_dict(response.parameters)
+    document["outputs"] = outputs
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not buffers:
+        return head, None
+    return b"".join((head, *buffers)), len(head)
+
+
+def _described(
+    tensor: ResponseOutput, extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": tensor.name,
+        "shape": tensor.shape,
+        "datatype": tensor.datatype.value,
+    }
+    parameters = {**as_dict(tensor.parameters), **(extra or {})}
+    if parameters:
+        described["parameters"] = parameters
+    return described
+
+
+def _json_elements(tensor: ResponseOutput) -> NDArray[Any] | list[str]:
+    """The elements in row-major order, as orjson writes them."""
+    flat = np.ascontiguousarray(tensor.as_numpy()).reshape(-1)
+    if tensor.datatype is Datatype.BYTES:
+        try:
+            return [element.decode() for element in flat]
+        except UnicodeDecodeError:
+            raise _not_json(tensor, "bytes that are not UTF-8") from None
+    if tensor.datatype is Datatype.BF16:
+        flat = flat.astype(np.float32)
+    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+        raise _not_json(tensor, "NaN or an infinity")
+    return flat
+
+
+def _not_json(tensor: ResponseOutput, what: str) -> HandlerFault:
+    return HandlerFault(
+        f"output '{tensor.name}' holds {what}, which JSON cannot carry; "
+        "ask for it with the parameter binary_data"
+    )

@@ -1,0 +1,220 @@
+"""The server: the host's REST and gRPC edges beside KServe's own routes.
+
+`ModelServer` is a `kserve.ModelServer`, so what KServe's options and globals do stays
+as it is; but it listens before models load, runs on uvloop, and never calls a model on
+the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from argparse import Namespace
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
+from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from oip_host.edge.grpc import GrpcEdge
+from oip_host.edge.rest import RestEdge, error_body
+from oip_host.edge.state import ServerState
+from oip_host.errors import ConfigurationError, OIPError
+from oip_host.kserve_api import kserve
+from oip_host.model import AissembleOIPKServe
+from oip_host.registry import Registry
+from oip_host.settings import Settings
+
+__all__ = ["ModelServer"]
+
+
+class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has no types
+    """KServe's view of the registry: each model by name, in its current version."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def get_model(self, name: str) -> AissembleOIPKServe | None:
+        return self._registry.find(name) if name in self._registry.names() else None
+
+    def get_models(self) -> dict[str, AissembleOIPKServe]:
+        return {name: self._registry.find(name) for name in self._registry.names()}
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: the host has its own."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening.set()
+
+    async def listening(self) -> None:
+        """Wait until connections are taken."""
+        await self._listening.wait()
+
+
+class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no types
+    """Serves a registry; `startup`, `shutdown` are called on the running loop."""
+
+    def __init__(
+        self, registry: Registry, settings: Settings, kserve_args: Namespace
+    ) -> None:
+        super().__init__(
+            http_port=settings.kserve_http_port,
+            grpc_port=settings.kserve_grpc_port,
+            workers=settings.kserve_workers,
+            max_threads=settings.kserve_max_threads,
+            max_asyncio_workers=settings.kserve_max_asyncio_workers,
+            registered_models=_Repository(registry),
+            enable_grpc=settings.kserve_enable_grpc,
+            enable_docs_url=settings.kserve_enable_docs_url,
+            enable_latency_logging=settings.kserve_enable_latency_logging,
+            access_log_format=settings.kserve_access_log_format,
+        )
+        self.state = ServerState(registry)
+        self._settings = settings
+        self._args = kserve_args
+        self._rest: _Uvicorn | None = None
+        self._rest_task: asyncio.Task[None] | None = None
+        self._grpc: GrpcEdge | None = None
+
+    async def startup(self) -> None:
+        """Listen on both protocols; raises ConfigurationError where a port is taken."""
+        settings = self._settings
+        asyncio.get_running_loop().set_default_executor(
+            ThreadPoolExecutor(self.max_asyncio_workers)
+        )
+        faults = []
+        try:
+            listener = _listener(settings.oip_bind, settings.kserve_http_port)
+            self.http_port = listener.getsockname()[1]
+        except OSError as error:
+            faults.append(f"kserve_http_port {settings.kserve_http_port}: {error}")
+        if self.enable_grpc:
+            self._grpc = GrpcEdge(
+                self.state, settings.kserve_max_threads, self._message_limits()
+            )
+            try:
+                port = self._grpc.bind(settings.oip_bind, settings.kserve_grpc_port)
+                self.grpc_port = port
+            except OSError as error:
+                faults.append(f"kserve_grpc_port {settings.kserve_grpc_port}: {error}")
+        if faults:
+            raise ConfigurationError(faults)
+        self._rest = _Uvicorn(self._uvicorn_config())
+        self._rest_task = asyncio.create_task(self._rest.serve(sockets=[listener]))
+        await self._rest.listening()
+        if self._grpc is not None:
+            await self._grpc.start()
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Take no new work, and wait up to `grace_s` seconds for what is in flight."""
+        assert self._rest is not None
+        assert self._rest_task is not None
+        self._rest.config.timeout_graceful_shutdown = max(1, round(grace_s))
+        self._rest.should_exit = True
+        stopping: list[Any] = [self._rest_task]
+        if self._grpc is not None:
+            stopping.append(asyncio.create_task(self._grpc.stop(grace_s)))
+        await asyncio.gather(*stopping)
+
+    async def abort(self) -> None:
+        """End at once what `shutdown` still waits for."""
+        assert self._rest is not None
+        self._rest.force_exit = True
+        if self._grpc is not None:
+            await self._grpc.stop(0)
+
+    def _uvicorn_config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            RestEdge(self.state, self._kserve_app(), self._settings.oip_max_body_bytes),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http="httptools",
+            server_header=False,
+            timeout_keep_alive=getattr(self._args, "timeout_keep_alive", 65),
+            ssl_certfile=getattr(self._args, "ssl_certfile", None),
+            ssl_keyfile=getattr(self._args, "ssl_keyfile", None),
+        )
+
+    def _message_limits(self) -> dict[str, int]:
+        names = ("grpc_max_send_message_length", "grpc_max_receive_message_length")
+        return {name.replace("_", ".", 1): getattr(self._args, name) for name in names}
+
+    def _kserve_app(self) -> Any:
+        """KServe's own application: V1, `/`, and `/docs` for both protocols."""
+        app = FastAPI(
+            title="oip-host",
+            version=self.state.metadata()["version"],
+            docs_url="/docs" if self.enable_docs_url else None,
+            redoc_url=None,
+        )
+        app.add_api_route("/", self.dataplane.live)
+        register_v1_endpoints(app, self.dataplane, self.model_repository_extension)
+        register_v2_endpoints(app, self.dataplane, self.model_repository_extension)
+        app.add_exception_handler(Exception, _on_error)
+        for kind in (OIPError, HTTPException, *_kserve_errors()):
+            app.add_exception_handler(kind, _on_error)
+        if self.access_log_format:
+            from asgi_logger import AccessLoggerMiddleware
+
+            app.add_middleware(AccessLoggerMiddleware, format=self.access_log_format)
+        return app
+
+
+_KSERVE_STATUS = {
+    "InvalidInput": 400,
+    "ModelNotFound": 404,
+    "ModelNotReady": 503,
+    "InferenceError": 500,
+    "UnsupportedProtocol": 501,
+}
+
+
+def _kserve_errors() -> list[type[Exception]]:
+    return [getattr(kserve.errors, name) for name in _KSERVE_STATUS]
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """Any failure on KServe's own routes, in the form of all others."""
+    if isinstance(error, OIPError):
+        status, text = error.http_status, error
+    elif isinstance(error, HTTPException):
+        status = error.status_code
+        text = OIPError(f"{request.method} {request.url.path}: {error.detail}")
+    elif type(error).__name__ in _KSERVE_STATUS:
+        status, text = _KSERVE_STATUS[type(error).__name__], OIPError(str(error))
+    else:
+        status, text = 500, OIPError("the server failed; its log has the reason")
+    return Response(error_body(text), status, media_type="application/json")
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    """A bound socket; raises OSError where the port is taken."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # `::` takes IPv4 too, as KServe's gRPC port does
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((address, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener

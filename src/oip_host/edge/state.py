@@ -1,0 +1,33 @@
+"""What both edges tell of the server: its description, and whether it is ready."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from oip_host.registry import Registry
+
+__all__ = ["ServerState"]
+
+
+class ServerState:
+    """One answer for both protocols at every moment, also while the server stops."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.draining = False
+        """Set when the server is told to stop: it is not ready from then on."""
+
+    async def unready(self) -> list[str]:
+        """Why the server is not ready, a line for each reason; empty when it is."""
+        if self.draining:
+            return ["the server is shutting down"]
+        return await self.registry.unready()
+
+    def metadata(self) -> dict[str, Any]:
+        """The server's name, version and the protocol extensions that it serves."""
+        return {
+            "name": "oip-host",
+            "version": version("oip-host"),
+            "extensions": ["binary_tensor_data"],
+        }

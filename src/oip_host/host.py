@@ -1,0 +1,152 @@
+"""The host: settings and plugins make a registry, and a server serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pluggy
+import uvloop
+
+from oip_host import plugins, selection
+from oip_host.edge.server import ModelServer
+from oip_host.errors import ConfigurationError
+from oip_host.kserve_api import server_arguments
+from oip_host.model import AissembleOIPKServe
+from oip_host.observers import Hooks, LatencyLog, Metrics, configure_logging
+from oip_host.planning import Planned, plan
+from oip_host.registry import Registry
+from oip_host.settings import Configuration, read
+
+__all__ = ["Host"]
+
+log = logging.getLogger("oip_host")
+
+
+class Host:
+    """The models of one process and the server in front of them."""
+
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        configuration: Configuration,
+        kserve_args: Namespace,
+    ) -> None:
+        self.planned = tuple(planned)
+        self.configuration = configuration
+        self.registry = Registry([plan.model for plan in planned])
+        self.server = ModelServer(self.registry, configuration.settings, kserve_args)
+        self._stop: asyncio.Future[signal.Signals] | None = None
+
+    @classmethod
+    def configured(cls, arguments: Sequence[str] = ()) -> Host:
+        """The host that arguments, environment, properties and plugins describe.
+
+        Imports the selected handlers and constructs none. Raises ConfigurationError
+        with every fault at once.
+        """
+        configuration = read(arguments)
+        kserve_args = server_arguments(configuration.kserve_arguments, strict=True)
+        manager = _manager(configuration)
+        wanted = selection.parse(configuration.settings.oip_handlers)
+        choices, faults = plugins.choose(wanted, plugins.offered(manager))
+        planned, more, warnings = plan(choices, configuration, Hooks(manager))
+        faults += more
+        if not faults and not planned:
+            faults = ["no installed handler can run as configured"]
+        for line in (*configuration.warnings, *warnings):
+            log.warning("%s", line)
+        if faults:
+            raise ConfigurationError(faults)
+        return cls(planned, configuration, kserve_args)
+
+    @classmethod
+    def of(
+        cls,
+        models: Sequence[AissembleOIPKServe],
+        arguments: Sequence[str] | None = None,
+    ) -> Host:
+        """A host of models that a program made, with that program's own arguments.
+
+        An argument that is neither the host's nor KServe's is the program's.
+        """
+        configuration = read(sys.argv[1:] if arguments is None else arguments)
+        kserve_args = server_arguments(configuration.kserve_arguments, strict=False)
+        hooks = Hooks(_manager(configuration))
+        for model in models:
+            model.observe(hooks)
+        return cls([Planned(model) for model in models], configuration, kserve_args)
+
+    def effective(self) -> Iterator[tuple[str, str, str]]:
+        """Each option in effect as (name, value, source), secrets masked."""
+        yield from self.configuration.effective()
+        for planned in self.planned:
+            yield from planned.effective()
+
+    def run(self, on_loaded: Callable[[Host], None] | None = None) -> None:
+        """Serve until a signal says to stop; `on_loaded` is called after the loads."""
+        configure_logging()
+        run: Any = uvloop.run
+        if getattr(self.server, "event_loop", "auto") == "asyncio":
+            run = asyncio.run
+        run(self._main(on_loaded))
+
+    async def _main(self, on_loaded: Callable[[Host], None] | None) -> None:
+        await self.startup()
+        loading = asyncio.create_task(self.load())
+        if on_loaded is not None:
+            loading.add_done_callback(
+                lambda task: None if task.cancelled() else on_loaded(self)
+            )
+        await self.serve()
+        loading.cancel()
+        await self.shutdown()
+
+    async def startup(self) -> None:
+        """Listen; raises ConfigurationError where a port is taken."""
+        loop = asyncio.get_running_loop()
+        self._stop = loop.create_future()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            loop.add_signal_handler(number, partial(self._signalled, number))
+        await self.server.startup()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        assert self._stop is not None
+        if not self._stop.done():
+            self._stop.set_result(number)
+            return
+        log.warning("second signal: requests in flight are cut off")
+        self._aborting = asyncio.ensure_future(self.server.abort())
+
+    async def load(self) -> None:
+        """Load the models that no program has loaded yet, all at once."""
+        fresh = [model for model in self.registry if model.load_s is None]
+        await asyncio.gather(*(model.load_handler() for model in fresh))
+
+    async def serve(self) -> None:
+        """Answer until a signal; then tell "not ready" for the drain delay."""
+        assert self._stop is not None
+        number = await self._stop
+        self.server.state.draining = True
+        log.info("%s: not ready from now on", number.name)
+        if number is signal.SIGTERM:
+            await asyncio.sleep(self.configuration.settings.oip_drain_delay_s)
+
+    async def shutdown(self) -> None:
+        """Answer what is in flight, within the grace period, and unload the models."""
+        await self.server.shutdown(self.configuration.settings.oip_grace_period_s)
+        await self.registry.unload()
+        log.info("stopped")
+
+
+def _manager(configuration: Configuration) -> pluggy.PluginManager:
+    defaults: list[object] = [Metrics()]
+    if configuration.settings.kserve_enable_latency_logging:
+        defaults.append(LatencyLog())
+    return plugins.manager(defaults)

@@ -1,0 +1,422 @@
+"""One model: its handler, its state, and a request's way through both."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from oip_host.boundary import (
+    check_request,
+    checked_response,
+    element_total,
+    translate,
+)
+from oip_host.errors import (
+    HandlerFault,
+    InvalidRequest,
+    ModelNotReady,
+    NotSupported,
+    OIPError,
+)
+from oip_host.hookspecs import Inference, State, StateChange
+from oip_host.kserve_api import kserve
+from oip_host.kserve_messages import request_from_kserve, response_to_kserve
+from oip_host.kserve_models import KServeModelHandler
+from oip_host.lanes import Job, Lane, LoopLane, ThreadLane
+from oip_host.options import ModelOptions
+from oip_host.selection import DEFAULT_VERSION
+from oip_host.types import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadataResponse,
+)
+
+__all__ = ["AissembleOIPKServe", "Observer"]
+
+log = logging.getLogger("oip_host")
+
+ASYNC_CONCURRENCY = 100
+PROBE_S = 1.0
+"""Seconds that a handler's own `model_ready` has, before the last answer stands."""
+METHODS = ("infer", "model_metadata", "model_load")
+
+
+_REASONS = {
+    State.LOADING: "it is still loading",
+    State.READY: "its handler says so",
+    State.UNLOADING: "it is being unloaded",
+    State.UNAVAILABLE: "it is not loaded",
+}
+
+
+class Observer:
+    """Told of a model's changes of state and finished inferences; this one is deaf."""
+
+    inference: Callable[[Inference], None] | None = None
+    """None where nobody listens: then no record is made."""
+
+    def state(self, change: StateChange) -> None:
+        """A model entered a state."""
+
+
+class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no types
+    """A handler as a `kserve.Model`: loads it, guards its state, and runs its calls.
+
+    `model_handler` is a handler, or a class or function without arguments that makes
+    one when the model loads. A `kserve.Model` in its place is hosted as it is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model_handler: Any,
+        *,
+        version: str = DEFAULT_VERSION,
+        optional: bool = False,
+        options: ModelOptions | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.state, self.reason = State.UNAVAILABLE, ""
+        super().__init__(name)
+        self.version = version
+        self.optional = optional
+        self.options = options or ModelOptions()
+        self.observer = observer or Observer()
+        self.load_s: float | None = None
+        self._source = model_handler
+        self.model_handler: Any = None
+        self._metadata: ModelMetadataResponse | OIPError | None = None
+        self._healthy = True
+        self._lane: Lane = ThreadLane(name, 1, self.options.max_queue)
+        self._loop_lane: LoopLane | None = None
+
+    # -- state ----------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and answers; KServe assigns to it too."""
+        return self.state is State.READY
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self.state = State.READY if value else State.UNAVAILABLE
+
+    def _enter(self, state: State, reason: str = "") -> None:
+        self.state, self.reason = state, reason
+        level = logging.ERROR if reason and reason != "unloaded" else logging.INFO
+        log.log(
+            level, "model '%s' version '%s' is %s%s",
+            self.name, self.version, state.value, f": {reason}" if reason else "",
+        )  # fmt: skip
+        self.observe(self.observer)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of the present state and, from now on, of what happens."""
+        self.observer = observer
+        observer.state(
+            StateChange(self.name, self.version, self.state, self.reason, self.load_s)
+        )
+
+    def not_ready(self) -> ModelNotReady:
+        """Why the model cannot answer now, as an error."""
+        reason = self.reason or _REASONS[self.state]
+        return ModelNotReady(
+            f"model '{self.name}' version '{self.version}' is not ready: {reason}"
+        )
+
+    async def healthy(self) -> bool:
+        """Whether the model is READY and its handler's own `model_ready` agrees.
+
+        The handler is asked in its lane, so never beside an inference; while the lane
+        is busy its last answer stands.
+        """
+        asked = getattr(self.model_handler, "model_ready", None)
+        if not self.ready or asked is None or _is_default(asked):
+            return self.ready
+        lane = self._lane_for(asked)
+        if not lane.pending:
+            try:
+                job = lane.submit(asked, self.name, self.version, timeout_s=PROBE_S)
+                self._healthy = bool((await job.future).ready)
+            except Exception:
+                log.exception("model_ready of model '%s' failed", self.name)
+                self._healthy = False
+        return self._healthy and self.ready
+
+    # -- load and unload ------------------------------------------------------
+
+    async def load_handler(self) -> bool:
+        """Make and load the handler in the model's lane; False leaves it UNAVAILABLE.
+
+        The reason is in `reason`, and in the log with its traceback.
+        """
+        self._enter(State.LOADING)
+        started = time.perf_counter()
+        try:
+            loaded = await self._load()
+        except Exception as error:
+            log.error("model '%s' does not load", self.name, exc_info=error)
+            reason = str(error) if isinstance(error, OIPError) else _described(error)
+        else:
+            reason = "" if loaded else "model_load returned False"
+        self.load_s = time.perf_counter() - started
+        self._enter(State.UNAVAILABLE if reason else State.READY, reason)
+        return not reason
+
+    async def _load(self) -> bool:
+        if self.model_handler is None:
+            self.model_handler = await self._lane.submit(self._made).future
+            self._settle_lanes(self.model_handler)
+        loaded = await self._call(self.model_handler.model_load, self.name)
+        if loaded:
+            await self._describe()
+        return bool(loaded)
+
+    def _made(self) -> Any:
+        """The handler, constructed where that is left to the host."""
+        source = self._source
+        if inspect.isclass(source) or not hasattr(source, METHODS[0]):
+            if isinstance(source, kserve.Model):
+                return KServeModelHandler(source)
+            source = source()
+        if isinstance(source, kserve.Model):
+            return KServeModelHandler(source)
+        missing = [
+            name for name in METHODS if not callable(getattr(source, name, None))
+        ]
+        if missing:
+            raise HandlerFault(
+                f"{type(source).__qualname__} is no handler: it has no "
+                f"{', '.join(missing)}"
+            )
+        return source
+
+    def _settle_lanes(self, handler: Any) -> None:
+        """Decide, once, where the handler's methods run and how many at a time."""
+        asked = self.options.max_concurrency or getattr(
+            handler, "max_concurrency", None
+        )
+        self._lane.max_concurrency = asked or 1
+        methods = [getattr(handler, name, None) for name in (*METHODS, "model_ready")]
+        if any(inspect.iscoroutinefunction(method) for method in methods):
+            self._loop_lane = LoopLane(
+                self.name, asked or ASYNC_CONCURRENCY, self.options.max_queue
+            )
+
+    def _lane_for(self, method: Callable[..., Any]) -> Lane:
+        if inspect.iscoroutinefunction(method) and self._loop_lane is not None:
+            return self._loop_lane
+        return self._lane
+
+    async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        return await self._lane_for(method).submit(method, *args).future
+
+    async def _describe(self) -> None:
+        """Ask for the metadata once, so that later answers never wait for the lane."""
+        try:
+            self._metadata = await self._call(
+                self.model_handler.model_metadata, self.name, self.version
+            )
+        except Exception as error:
+            log.warning(
+                "model_metadata of model '%s' failed", self.name, exc_info=error
+            )
+            self._metadata = None
+
+    async def unload_handler(self) -> None:
+        """Refuse new requests, answer those in flight, and let the handler go."""
+        was_ready = self.ready
+        self._enter(State.UNLOADING)
+        for lane in (self._lane, self._loop_lane):
+            if lane is not None:
+                await lane.drained()
+        unload = getattr(self.model_handler, "model_unload", None)
+        if was_ready and unload is not None:
+            try:
+                await self._call(unload, self.name)
+            except Exception as error:
+                log.error("model_unload of '%s' failed", self.name, exc_info=error)
+        for lane in (self._lane, self._loop_lane):
+            if lane is not None:
+                lane.close()
+        self._enter(State.UNAVAILABLE, "unloaded")
+
+    # -- requests -------------------------------------------------------------
+
+    async def metadata(self) -> ModelMetadataResponse:
+        """The handler's description of the model.
+
+        Raises ModelNotReady while the model is not loaded, and what `model_metadata`
+        raised when it was asked.
+        """
+        if not self.ready:
+            raise self.not_ready()
+        if isinstance(self._metadata, OIPError):
+            raise self._metadata
+        assert self._metadata is not None  # asked for when the model was loaded
+        return self._metadata
+
+    async def infer(
+        self,
+        request: InferenceRequest,
+        *,
+        protocol: str = "rest",
+        timeout_s: float | None = None,
+    ) -> InferenceResponse:
+        """The model's answer; `timeout_s` is the client's own deadline, in seconds.
+
+        Its outputs are those that the request names, in that order. Raises OIPError,
+        and nothing else.
+        """
+        if self.state is not State.READY:
+            raise self.not_ready()
+        limit = self.options.timeout_s
+        if timeout_s is not None:
+            limit = min(limit, timeout_s)
+        asynchronous = inspect.iscoroutinefunction(self.model_handler.infer)
+        run = self._run_async if asynchronous else self._run
+        lane = self._loop_lane if asynchronous and self._loop_lane else self._lane
+        job: Job | None = None
+        failure: OIPError | None = None
+        response: InferenceResponse | None = None
+        try:
+            job = lane.submit(run, request, timeout_s=limit)
+            response = await job.future
+            return response
+        except Exception as error:
+            failure = translate(error, self.name)
+            raise failure from None
+        finally:
+            if self.observer.inference is not None:
+                self.observer.inference(
+                    self._record(protocol, job, failure, request, response)
+                )
+
+    def _run(self, request: InferenceRequest) -> InferenceResponse:
+        check_request(request)
+        answer = self.model_handler.infer(request, self.name, self.version)
+        return self._finished(request, answer)
+
+    async def _run_async(self, request: InferenceRequest) -> InferenceResponse:
+        check_request(request)
+        answer = await self.model_handler.infer(request, self.name, self.version)
+        return self._finished(request, answer)
+
+    def _finished(self, request: InferenceRequest, answer: Any) -> InferenceResponse:
+        return checked_response(request, answer, self.name, self.version)
+
+    def _record(
+        self,
+        protocol: str,
+        job: Job | None,
+        failure: OIPError | None,
+        request: InferenceRequest,
+        response: InferenceResponse | None,
+    ) -> Inference:
+        queue_s, handler_s = (job.queue_s, job.run_s) if job else (0.0, 0.0)
+        outcome = (
+            "ok" if response else type(failure).__name__ if failure else "Cancelled"
+        )
+        return Inference(
+            self.name, self.version, protocol, outcome, queue_s, handler_s,
+            queue_s + handler_s,
+            element_total(request.inputs),
+            element_total(response.outputs) if response else 0,
+        )  # fmt: skip
+
+    # -- as a kserve.Model ----------------------------------------------------
+
+    def load(self) -> bool:
+        """Load the model and tell whether it is ready, for programs without a host.
+
+        KServe's data plane also calls it inline, on its event loop, for a model that is
+        not ready; there it loads nothing.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self.load_handler())
+        return self.ready
+
+    def start(self) -> None:
+        """Nothing: KServe would set `ready` here, also after a failed load."""
+
+    def stop(self) -> None:
+        """Let the handler go, as far as KServe's shutdown waits for it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(self.unload_handler())
+        else:
+            self._stopping = loop.create_task(self.unload_handler())
+
+    def start_server(self) -> None:
+        """Serve this one model, configured by the program's own arguments."""
+        from oip_host.host import Host
+
+        Host.of([self]).run()
+
+    async def __call__(
+        self, body: Any, headers: dict[str, str] | None = None, verb: Any = None
+    ) -> tuple[Any, dict[str, str]]:
+        """KServe's entry: an `InferRequest` (V2), or a dictionary (V1)."""
+        try:
+            if isinstance(body, kserve.InferRequest):
+                answer = await self.infer(request_from_kserve(body))
+                return response_to_kserve(answer), {}
+            return await self.predict_v1(body, headers or {}, verb)
+        except (InvalidRequest, ValueError) as error:
+            raise kserve.errors.InvalidInput(str(error)) from error
+        except ModelNotReady as error:
+            raise kserve.errors.ModelNotReady(self.name, str(error)) from error
+
+    async def predict_v1(
+        self, body: Any, headers: dict[str, str], verb: Any
+    ) -> tuple[Any, dict[str, str]]:
+        """The answer to a V1 request and its headers; only a `kserve.Model` has one."""
+        if self.state is not State.READY:
+            raise self.not_ready()
+        if not isinstance(self.model_handler, KServeModelHandler):
+            raise NotSupported(
+                f"model '{self.name}' has no V1 endpoint: its handler is not a "
+                f"kserve.Model; ask POST /v2/models/{self.name}/infer"
+            )
+        assert self._loop_lane is not None
+        verb = verb or kserve.model.InferenceVerb.PREDICT
+        try:
+            job = self._loop_lane.submit(
+                self.model_handler.predict_v1, body, headers, verb,
+                timeout_s=self.options.timeout_s,
+            )  # fmt: skip
+            return await job.future  # type: ignore[no-any-return]
+        except Exception as error:
+            raise translate(error, self.name) from None
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """The inputs of the metadata, in KServe's form."""
+        return _types(getattr(self._metadata, "inputs", []))
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """The outputs of the metadata, in KServe's form."""
+        return _types(getattr(self._metadata, "outputs", []))
+
+
+def _types(tensors: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": t.name, "datatype": str(getattr(t.datatype, "value", t.datatype)),
+         "shape": list(t.shape)}
+        for t in tensors
+    ]  # fmt: skip
+
+
+def _is_default(method: Any) -> bool:
+    """Whether a `model_ready` is the contract's own, upstream's class included."""
+    return getattr(method, "__qualname__", "") == "ModelHandler.model_ready"
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,87 @@
+"""The models of a host, by name and version."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+
+from oip_host.errors import ModelNotFound
+from oip_host.model import AissembleOIPKServe
+
+__all__ = ["Registry", "newest_first"]
+
+
+def newest_first(version: str) -> tuple[int, list[int], str]:
+    """The sort key of a version: numbers by value, above any other text."""
+    if re.fullmatch(r"\d+(\.\d+)*", version):
+        return 1, [int(part) for part in version.split(".")], version
+    return 0, [], version
+
+
+class Registry:
+    """Finds models, and knows whether all that have to be ready are."""
+
+    def __init__(self, models: Sequence[AissembleOIPKServe] = ()) -> None:
+        self._models: dict[str, dict[str, AissembleOIPKServe]] = {}
+        for model in models:
+            self.add(model)
+
+    def __iter__(self) -> Iterator[AissembleOIPKServe]:
+        for versions in self._models.values():
+            yield from versions.values()
+
+    def add(self, model: AissembleOIPKServe) -> None:
+        """Add a model, its newest version first among its like."""
+        versions = {**self._models.get(model.name, {}), model.version: model}
+        order = sorted(versions, key=newest_first, reverse=True)
+        self._models[model.name] = {version: versions[version] for version in order}
+
+    def names(self) -> list[str]:
+        """The models' names, in the order in which they were added."""
+        return list(self._models)
+
+    def versions(self, name: str) -> list[str]:
+        """A model's versions, oldest first."""
+        return list(reversed(self._models.get(name, {})))
+
+    def find(self, name: str, version: str | None = None) -> AissembleOIPKServe:
+        """A model; without a version the newest ready one, or else the newest.
+
+        Raises ModelNotFound.
+        """
+        versions = self._models.get(name)
+        if versions is None:
+            raise ModelNotFound(f"model '{name}' is not on this server")
+        if version:
+            if version not in versions:
+                raise ModelNotFound(
+                    f"model '{name}' has no version '{version}', "
+                    f"only {', '.join(reversed(versions))}"
+                )
+            return versions[version]
+        newest = None
+        for model in versions.values():
+            if model.ready:
+                return model
+            newest = newest or model
+        assert newest is not None
+        return newest
+
+    async def unready(self) -> list[str]:
+        """Why the server is not ready: a line for each model that has to be ready."""
+        required = [model for model in self if not model.optional]
+        healthy = await asyncio.gather(*(model.healthy() for model in required))
+        return [
+            str(model.not_ready())
+            for model, ready in zip(required, healthy, strict=True)
+            if not ready
+        ]
+
+    async def load(self) -> None:
+        """Load all models at once, each in its own lane."""
+        await asyncio.gather(*(model.load_handler() for model in self))
+
+    async def unload(self) -> None:
+        """Answer what is in flight and let every handler go."""
+        await asyncio.gather(*(model.unload_handler() for model in self))

@@ -1,0 +1,189 @@
+"""Every option of the server, declared once, and the values that are in effect.
+
+A value comes from the first of: container argument, environment variable, Krausening
+property (`oip.properties`), default. The three names follow from the declared one:
+`kserve_http_port` is `--http_port`, `KSERVE_HTTP_PORT` and the property
+`kserve_http_port`. The options of a single model are in `oip_host.options`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from oip_host.errors import ConfigurationError, nearest
+from oip_host.sources import (
+    MODELS,
+    Origin,
+    Values,
+    from_arguments,
+    from_environment,
+    from_properties,
+    nested,
+)
+
+__all__ = ["Configuration", "Settings", "read", "validated"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """The options of the server. The first nine are aiSSEMBLE's, name by name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kserve_http_port: int = Field(
+        8080, ge=0, le=65535, description="The HTTP port; 0 takes any free one"
+    )
+    kserve_grpc_port: int = Field(
+        8081, ge=0, le=65535, description="The gRPC port; 0 takes any free one"
+    )
+    kserve_workers: int = Field(1, ge=1, description="The number of worker processes")
+    kserve_max_threads: int = Field(
+        4, ge=1, description="The max number of gRPC processing threads"
+    )
+    kserve_max_asyncio_workers: int | None = Field(
+        None, ge=1, description="The max number of asyncio worker threads"
+    )
+    kserve_enable_grpc: bool = Field(True, description="Serve gRPC too")
+    kserve_enable_docs_url: bool = Field(False, description="Serve Swagger UI at /docs")
+    kserve_enable_latency_logging: bool = Field(
+        True, description="Write a log line with the times of each request"
+    )
+    kserve_access_log_format: str | None = Field(
+        None, description="The format of the access log, as asgi-logger reads it"
+    )
+    oip_handlers: str | None = Field(
+        None, description="Which models to serve, from which handlers; unset: all"
+    )
+    oip_bind: str = Field("0.0.0.0", description="The address to listen at")
+    oip_drain_delay_s: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds from 'not ready' to the end of new work, on SIGTERM",
+    )
+    oip_grace_period_s: float = Field(
+        30.0, ge=0, description="Seconds that requests in flight then have to finish"
+    )
+    oip_max_body_bytes: int = Field(
+        64 << 20, ge=1, description="The largest HTTP request body"
+    )
+    oip_models: dict[str, Any] = Field(
+        default_factory=dict, description="Options by model name, as a JSON object"
+    )
+
+    @field_validator(
+        "kserve_max_asyncio_workers", "kserve_access_log_format", mode="before"
+    )
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The options in effect, where each came from, and what is left for others."""
+
+    settings: Settings = field(default_factory=Settings)
+    origins: Values = field(default_factory=dict)
+    kserve_arguments: tuple[str, ...] = ()
+    """Container arguments that are not the host's, for KServe's own parser."""
+    warnings: tuple[str, ...] = ()
+
+    def effective(self) -> Iterator[tuple[str, str, str]]:
+        """Each server option as (name, value, source), secrets masked."""
+        for name in Settings.model_fields:
+            if name != MODELS:
+                origin = self.origins.get((name,))
+                value = getattr(self.settings, name)
+                shown = origin.shown if origin and origin.secret else str(value)
+                yield name, shown, origin.source if origin else "default"
+
+
+def read(
+    arguments: Sequence[str], environ: Mapping[str, str] | None = None
+) -> Configuration:
+    """The configuration from container arguments, environment and properties.
+
+    Raises ConfigurationError with one line for each unknown key and wrong value.
+    """
+    environ = os.environ if environ is None else environ
+    options = list(Settings.model_fields)
+    faults: list[str] = []
+    others: list[str] = []
+
+    def arguments_layer() -> Values:
+        values, rest = from_arguments(arguments, options)
+        others.extend(rest)
+        return values
+
+    layers: list[Callable[[], Values]] = [
+        arguments_layer,
+        lambda: from_environment(environ, options),
+        lambda: from_properties(options),
+    ]
+    values: Values = {}
+    for layer in layers:
+        try:
+            values = {**layer(), **values}
+        except ConfigurationError as error:
+            faults.extend(error.faults)
+    settings, wrong = validated(Settings, values)
+    if settings is None or faults:
+        raise ConfigurationError([*faults, *wrong])
+    return Configuration(settings, values, tuple(others), tuple(_misspelt(environ)))
+
+
+def validated(
+    model: type[M], values: Values, prefix: str = "", tree: dict[str, Any] | None = None
+) -> tuple[M | None, list[str]]:
+    """An instance of a pydantic model and no faults, or None and a line for each.
+
+    `prefix` stands before the name of an option that nobody set; `tree` replaces the
+    object that `values` make up.
+    """
+    try:
+        return model(**(nested(values) if tree is None else tree)), []
+    except ValidationError as error:
+        return None, [_fault(model, e, values, prefix) for e in error.errors()]
+
+
+def _fault(model: type[BaseModel], detail: Any, values: Values, prefix: str) -> str:
+    """One line for one of pydantic's errors: source, what was found and expected."""
+    path = tuple(str(part) for part in detail["loc"])
+    origin = _origin_of(path, values)
+    source = origin.source if origin else prefix + ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        return f"{source}: unknown option{nearest(path[-1], model.model_fields)}"
+    if detail["type"] == "missing":
+        return f"{source}: required, but not set"
+    text = re.sub(r"^Input should be ", "expected ", detail["msg"])
+    expected = text.split(", unable")[0]
+    found = origin.shown if origin else repr(detail["input"])
+    return f"{source}: found {found}, {expected}"
+
+
+def _origin_of(path: tuple[str, ...], values: Values) -> Origin | None:
+    """Who set the value at a path, or else one above or below it."""
+    for known, origin in values.items():
+        if path and (known[: len(path)] == path or path[: len(known)] == known):
+            return origin
+    return None
+
+
+def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    """Warnings for variables that look like a misspelt option.
+
+    Not faults: Kubernetes itself sets such variables for a service named oip-host.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    for name in environ:
+        if name.startswith(("OIP_", "KSERVE_")) and name not in known:
+            close = nearest(name, known)
+            if close and not name.startswith("OIP_MODELS__"):
+                yield f"{name}: no such option{close}"
