@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -73,19 +74,18 @@ def serve(context: typer.Context) -> None:
 
 def list_handlers(context: typer.Context, json: Json = False) -> None:
     """Show the installed handlers and which are selected; imports none of them."""
-    with _faults():
-        configuration = settings.read(context.args)
-        entries = plugins.offered(plugins.manager())
-        wanted = selection.parse(configuration.settings.oip_handlers)
-        choices, faults = plugins.choose(wanted, entries)
+    configuration, faults = settings.read(context.args)
+    entries = plugins.offered(plugins.manager())
+    wanted, malformed = selection.parse(configuration.settings.oip_handlers)
+    choices, wrong = plugins.choose(wanted, entries)
+    faults += [*malformed, *wrong]
     listed = [c.entry for c in choices if c.entry not in entries] + entries
     rows = [_listed(entry, choices) for entry in listed]
     if json:
         _print_json({"handlers": rows, "faults": faults})
     else:
         _print_table("Handlers", rows)
-        for fault in faults:
-            Console(stderr=True).print(f"error: {fault}", markup=False)
+    _refuse(faults if not json else [])
     if faults:
         raise typer.Exit(2)
 
@@ -97,7 +97,7 @@ def _listed(entry: HandlerEntry, choices: list[Choice]) -> dict[str, Any]:
         if c.entry == entry
     ]
     named = any(c.named for c in choices if c.entry == entry)
-    why = "named in OIP_HANDLERS" if named else "all handlers are selected"
+    why = "named" if named else "all are selected"
     return {
         "handler": entry.name,
         "distribution": entry.distribution,
@@ -105,7 +105,7 @@ def _listed(entry: HandlerEntry, choices: list[Choice]) -> dict[str, Any]:
         "object": entry.target,
         "selected": bool(models),
         "models": models,
-        "why": why if models else "not in OIP_HANDLERS, or excluded there",
+        "why": why if models else "not in OIP_HANDLERS, or excluded",
     }
 
 
@@ -153,15 +153,10 @@ def _state(planned: Planned) -> dict[str, Any]:
 def _announce(host: Host) -> None:
     """Show the models and a request to try, once all loads have ended."""
     _print_table("Models", [_state(planned) for planned in host.planned])
-    server = host.server
-    address = host.configuration.settings.oip_bind
-    address = "localhost" if address in ("0.0.0.0", "::") else address
-    grpc = f", gRPC at {address}:{server.grpc_port}" if server.enable_grpc else ""
-    print(f"REST at http://{address}:{server.http_port}{grpc}")
     example = next(filter(None, map(_example, host.registry)), None)
     if example:
         name, body = example
-        url = f"http://{address}:{server.http_port}/v2/models/{name}/infer"
+        url = f"{host.server.url}/v2/models/{name}/infer"
         print(f"Try: curl -s {url} -d '{body}'")
     sys.stdout.flush()
 
@@ -189,9 +184,13 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
-        for fault in error.faults:
-            Console(stderr=True, soft_wrap=True).print(f"error: {fault}", markup=False)
+        _refuse(error.faults)
         raise typer.Exit(2) from None
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
 
 
 def _print_json(document: Any) -> None:
@@ -199,12 +198,15 @@ def _print_json(document: Any) -> None:
 
 
 def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in rows[0] if rows else ["none"]:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a log or a pipe has no edge at which to fold a line
+        console = Console(width=240)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

@@ -51,13 +51,13 @@ class Host:
         Imports the selected handlers and constructs none. Raises ConfigurationError
         with every fault at once.
         """
-        configuration = read(arguments)
-        kserve_args = server_arguments(configuration.kserve_arguments, strict=True)
+        configuration, faults = read(arguments)
+        kserve_args, unknown = server_arguments(configuration.kserve_arguments)
         manager = _manager(configuration)
-        wanted = selection.parse(configuration.settings.oip_handlers)
-        choices, faults = plugins.choose(wanted, plugins.offered(manager))
-        planned, more, warnings = plan(choices, configuration, Hooks(manager))
-        faults += more
+        wanted, malformed = selection.parse(configuration.settings.oip_handlers)
+        choices, wrong = plugins.choose(wanted, plugins.offered(manager))
+        planned, unfit, warnings = plan(choices, configuration, Hooks(manager))
+        faults += [*unknown, *malformed, *wrong, *unfit]
         if not faults and not planned:
             faults = ["no installed handler can run as configured"]
         for line in (*configuration.warnings, *warnings):
@@ -76,8 +76,10 @@ class Host:
 
         An argument that is neither the host's nor KServe's is the program's.
         """
-        configuration = read(sys.argv[1:] if arguments is None else arguments)
-        kserve_args = server_arguments(configuration.kserve_arguments, strict=False)
+        configuration, faults = read(sys.argv[1:] if arguments is None else arguments)
+        kserve_args, _ = server_arguments(configuration.kserve_arguments)
+        if faults:
+            raise ConfigurationError(faults)
         hooks = Hooks(_manager(configuration))
         for model in models:
             model.observe(hooks)
@@ -115,6 +117,7 @@ class Host:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             loop.add_signal_handler(number, partial(self._signalled, number))
         await self.server.startup()
+        log.info("%s", self.server.addresses)
 
     def _signalled(self, number: signal.Signals) -> None:
         assert self._stop is not None

@@ -2,7 +2,8 @@
 
 `kserve.model_server` parses `sys.argv` when it is imported, and accepts abbreviations:
 `--model x` of any program would set its `model_name`. Here it sees no arguments, and
-those meant for it are given to its own parser later, by name.
+those meant for it are given to its own parser later, by name. Every other module takes
+what it needs of KServe from here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import cast
+from typing import NoReturn
 
 from oip_host.errors import ConfigurationError, nearest
 
@@ -19,48 +20,57 @@ try:
     import kserve
     import kserve.errors
     from kserve import model_server
+    from kserve.logging import KSERVE_LOG_CONFIG
+    from kserve.metrics import PREDICT_HIST_TIME
     from kserve.protocol.infer_type import (
         InferInput,
         InferOutput,
         InferRequest,
         InferResponse,
+        RequestedOutput,
     )
+    from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
+    from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 finally:
     sys.argv = _argv
     del _argv
 
 __all__ = [
+    "KSERVE_LOG_CONFIG",
+    "PREDICT_HIST_TIME",
     "InferInput",
     "InferOutput",
     "InferRequest",
     "InferResponse",
+    "RequestedOutput",
     "kserve",
-    "model_server",
+    "register_v1_endpoints",
+    "register_v2_endpoints",
     "server_arguments",
 ]
 
 
-def server_arguments(arguments: Sequence[str], strict: bool) -> argparse.Namespace:
-    """KServe's own arguments, and their effect on servers made from now on.
+class _Parser(argparse.ArgumentParser):
+    """KServe's arguments, without abbreviations, and with faults raised."""
 
-    With `strict`, an argument that KServe does not know either is a fault; without, it
-    is the calling program's own. Raises ConfigurationError.
-    """
-    parser = model_server.parser
-    parser.allow_abbrev = False
-
-    def refuse(message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise ConfigurationError([message])
 
-    parser.error = refuse
-    namespace, unknown = parser.parse_known_args(list(arguments))
-    if strict and unknown:
-        known = [flag for action in parser._actions for flag in action.option_strings]
-        raise ConfigurationError(
-            [
-                f"unknown argument {name!r}{nearest(name.partition('=')[0], known)}"
-                for name in unknown
-            ]
-        )
+
+def server_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """KServe's own arguments, in effect from now on, and the faults of the others.
+
+    An argument that KServe does not know either is a fault to the host's own command,
+    and to nobody in a program with arguments of its own.
+    """
+    parser = _Parser(parents=[model_server.parser], add_help=False, allow_abbrev=False)
+    try:
+        namespace, unknown = parser.parse_known_args(list(arguments))
+    except ConfigurationError as error:
+        return parser.parse_args([]), list(error.faults)
     model_server.args = namespace
-    return cast("argparse.Namespace", namespace)
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    return namespace, [
+        f"unknown argument {name!r}{nearest(name.partition('=')[0], known)}"
+        for name in unknown
+    ]

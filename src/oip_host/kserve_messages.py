@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oip_host.kserve_api import InferInput, InferOutput, InferRequest, InferResponse
+from oip_host.kserve_api import (
+    InferInput,
+    InferOutput,
+    InferRequest,
+    InferResponse,
+    RequestedOutput,
+)
 from oip_host.tensors import Datatype, TensorData
 from oip_host.types import (
     InferenceRequest,
@@ -64,8 +70,6 @@ def request_to_kserve(request: InferenceRequest, model_name: str) -> InferReques
     """What a `kserve.Model` expects as its payload."""
     outputs = None
     if request.outputs:
-        from kserve.protocol.infer_type import RequestedOutput
-
         outputs = [
             RequestedOutput(output.name, as_dict(output.parameters))
             for output in request.outputs

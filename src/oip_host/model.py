@@ -159,8 +159,10 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         try:
             loaded = await self._load()
         except Exception as error:
-            log.error("model '%s' does not load", self.name, exc_info=error)
-            reason = str(error) if isinstance(error, OIPError) else _described(error)
+            known = isinstance(error, OIPError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            if not known or error.__cause__ is not None:
+                log.error("model '%s' does not load", self.name, exc_info=error)
         else:
             reason = "" if loaded else "model_load returned False"
         self.load_s = time.perf_counter() - started
@@ -416,7 +418,3 @@ def _types(tensors: list[Any]) -> list[dict[str, Any]]:
 def _is_default(method: Any) -> bool:
     """Whether a `model_ready` is the contract's own, upstream's class included."""
     return getattr(method, "__qualname__", "") == "ModelHandler.model_ready"
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

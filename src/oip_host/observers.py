@@ -10,12 +10,10 @@ import logging
 from functools import cache
 
 import pluggy
-from kserve.logging import KSERVE_LOG_CONFIG
-from kserve.metrics import PREDICT_HIST_TIME
 from prometheus_client import Counter, Gauge, Histogram
 
 from oip_host.hookspecs import Inference, State, StateChange, hookimpl
-from oip_host.kserve_api import kserve
+from oip_host.kserve_api import KSERVE_LOG_CONFIG, PREDICT_HIST_TIME, kserve
 from oip_host.model import Observer
 
 __all__ = ["Hooks", "LatencyLog", "Metrics", "configure_logging"]

@@ -51,7 +51,7 @@ def plan(
         chosen, wrong = options.model_options(key, values[key])
         handler, reason = plugins.load(choice.entry)
         arguments: dict[str, Any] = {}
-        if reason is None and chosen is not None:
+        if reason is None:
             made, unset = options.handler_settings(handler, key, values[key])
             if unset and not choice.named and not values[key]:
                 warnings.append(f"handler '{choice.item.handler}' is passed over: "

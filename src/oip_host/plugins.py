@@ -169,7 +169,7 @@ def choose(
                 faults.append(_ambiguous(entry.name, _same_name(entry.name, rest)))
             choices.append(Choice(Item(entry.name, entry.name), entry, named=False))
     faults.extend(_duplicates(choices))
-    if not entries and not choices and not faults:
+    if selection.everything and not entries and not choices:
         faults.append(
             f"no handler is installed: pip install a package with an '{HANDLERS}' "
             "entry point, or name one as package.module:Class"

@@ -13,8 +13,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from oip_host.errors import ConfigurationError
-
 __all__ = ["DEFAULT_VERSION", "Item", "Selection", "parse"]
 
 DEFAULT_VERSION = "1"
@@ -50,17 +48,17 @@ class Selection:
     """Whether every other installed handler is wanted too."""
 
 
-def parse(text: str | None) -> Selection:
-    """Read a selection; None selects everything.
+def parse(text: str | None) -> tuple[Selection, list[str]]:
+    """A selection, and one line for each item that breaks the grammar.
 
-    Raises ConfigurationError with one line for each item that breaks the grammar.
+    None selects everything, empty text nothing, which is a fault.
     """
     if text is None:
-        return Selection(everything=True)
+        return Selection(everything=True), []
     if not text.strip():
-        raise ConfigurationError(
-            ["OIP_HANDLERS is empty, expected handler names, or * for all"]
-        )
+        return Selection(), [
+            "OIP_HANDLERS is empty, expected handler names, or * for all"
+        ]
     items: list[Item] = []
     excluded: list[str] = []
     faults: list[str] = []
@@ -80,9 +78,8 @@ def parse(text: str | None) -> Selection:
             excluded.append(match["handler"])
         else:
             items.append(_item(match))
-    if faults:
-        raise ConfigurationError(faults)
-    return Selection(tuple(items), tuple(excluded), everything or not items)
+    everything = everything or not (items or faults)
+    return Selection(tuple(items), tuple(excluded), everything), faults
 
 
 def _item(match: re.Match[str]) -> Item:

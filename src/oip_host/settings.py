@@ -107,10 +107,11 @@ class Configuration:
 
 def read(
     arguments: Sequence[str], environ: Mapping[str, str] | None = None
-) -> Configuration:
+) -> tuple[Configuration, list[str]]:
     """The configuration from container arguments, environment and properties.
 
-    Raises ConfigurationError with one line for each unknown key and wrong value.
+    With it comes one line for each unknown key and wrong value; such an option has its
+    default, so that the faults of what follows can be told at the same time.
     """
     environ = os.environ if environ is None else environ
     options = list(Settings.model_fields)
@@ -134,9 +135,20 @@ def read(
         except ConfigurationError as error:
             faults.extend(error.faults)
     settings, wrong = validated(Settings, values)
-    if settings is None or faults:
-        raise ConfigurationError([*faults, *wrong])
-    return Configuration(settings, values, tuple(others), tuple(_misspelt(environ)))
+    if settings is None:
+        settings = Settings(**_valid_only(nested(values)))
+    warnings = tuple(_misspelt(environ))
+    return Configuration(settings, values, tuple(others), warnings), [*faults, *wrong]
+
+
+def _valid_only(tree: dict[str, Any]) -> dict[str, Any]:
+    """What is left of the options without those that do not validate."""
+    try:
+        Settings(**tree)
+    except ValidationError as error:
+        wrong = {detail["loc"][0] for detail in error.errors()}
+        return {name: value for name, value in tree.items() if name not in wrong}
+    return tree
 
 
 def validated(

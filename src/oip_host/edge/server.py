@@ -17,8 +17,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
-from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -26,7 +24,11 @@ from oip_host.edge.grpc import GrpcEdge
 from oip_host.edge.rest import RestEdge, error_body
 from oip_host.edge.state import ServerState
 from oip_host.errors import ConfigurationError, OIPError
-from oip_host.kserve_api import kserve
+from oip_host.kserve_api import (
+    kserve,
+    register_v1_endpoints,
+    register_v2_endpoints,
+)
 from oip_host.model import AissembleOIPKServe
 from oip_host.registry import Registry
 from oip_host.settings import Settings
@@ -121,6 +123,23 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         await self._rest.listening()
         if self._grpc is not None:
             await self._grpc.start()
+
+    @property
+    def url(self) -> str:
+        """Where REST is to be had from this machine."""
+        scheme = "https" if getattr(self._args, "ssl_certfile", None) else "http"
+        return f"{scheme}://{self._address}:{self.http_port}"
+
+    @property
+    def addresses(self) -> str:
+        """Where the server listens, as a log line says it."""
+        grpc = f", gRPC at {self._address}:{self.grpc_port}" if self._grpc else ""
+        return f"REST at {self.url}{grpc}"
+
+    @property
+    def _address(self) -> str:
+        bind = self._settings.oip_bind
+        return "localhost" if bind in ("0.0.0.0", "::") else bind
 
     async def shutdown(self, grace_s: float) -> None:
         """Take no new work, and wait up to `grace_s` seconds for what is in flight."""
