@@ -1,0 +1,57 @@
+"""Reading an estimator from a file: joblib (a pickle) or skops, by its suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SUFFIXES", "read_estimator"]
+
+SUFFIXES = (".joblib", ".pickle", ".pkl", ".skops")
+"""The suffixes that a model file may have, in lower case."""
+
+
+def read_estimator(path: Path, trusted: Sequence[str]) -> Any:
+    """The object in the file; `trusted` names the types that a skops file may hold.
+
+    Raises FileNotFoundError where there is no such file, and ValueError where it cannot
+    be read or holds types that neither skops nor `trusted` vouches for.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model file {path}")
+    if path.suffix.lower() == ".skops":
+        return _read_skops(path, trusted)
+    return _read_joblib(path)
+
+
+def _read_joblib(path: Path) -> Any:
+    import joblib  # type: ignore[import-untyped]  # it ships no types
+
+    with _readable(path):
+        return joblib.load(path)
+
+
+def _read_skops(path: Path, trusted: Sequence[str]) -> Any:
+    from skops import io  # type: ignore[import-untyped]  # it ships no types
+
+    with _readable(path):
+        unknown = sorted(set(io.get_untrusted_types(file=path)) - set(trusted))
+    if unknown:
+        raise ValueError(
+            f"{path} holds types that are not trusted: {', '.join(unknown)}; "
+            "name them in the setting 'trusted' if you know where the file is from"
+        )
+    with _readable(path):
+        return io.load(path, trusted=list(trusted))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the file in what reading it raises; a broken pickle may raise anything."""
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(f"{path} cannot be read: {kind}: {error}") from error

@@ -1,0 +1,183 @@
+"""The handlers: an estimator from a file, and the iris classifier."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import override
+
+from oip_handler_sklearn.features import Features
+from oip_handler_sklearn.files import SUFFIXES, read_estimator
+from oip_handler_sklearn.outputs import Output, outputs_of, requested
+from oip_host import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelHandler,
+    ModelMetadataResponse,
+    ModelNotReady,
+)
+
+__all__ = ["EstimatorHandler", "IrisHandler", "SklearnHandler"]
+
+
+class EstimatorHandler(ModelHandler):
+    """Serves the fitted estimator that `estimator` gives."""
+
+    _model: tuple[Features, dict[str, Output]] | None = None
+
+    @abstractmethod
+    def estimator(self) -> Any:
+        """Read or make the fitted estimator; called at each load."""
+
+    @override
+    def model_load(self, model_name: str) -> bool:
+        """Get the estimator ready; any exception says what is wrong with it."""
+        estimator = _checked(self.estimator())
+        features, outputs = _tried(Features.of(estimator), outputs_of(estimator))
+        self._model = features, {output.name: output for output in outputs}
+        return True
+
+    @override
+    def model_unload(self, model_name: str) -> None:
+        """Let go of the estimator."""
+        self._model = None
+
+    @override
+    def model_metadata(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelMetadataResponse:
+        """The input `x`, [-1, features], and the outputs that the estimator offers."""
+        features, outputs = self._loaded(model_name)
+        return ModelMetadataResponse(
+            name=model_name,
+            platform="sklearn",
+            inputs=[features.metadata()],
+            outputs=[output.metadata() for output in outputs.values()],
+        )
+
+    @override
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        """Compute the requested outputs, and only those.
+
+        Raises InvalidRequest where inputs or output names do not fit the model; the
+        estimator itself raises ValueError for values that it cannot take.
+        """
+        features, outputs = self._loaded(model_name)
+        wanted = requested(payload, outputs)
+        rows = features.read(payload)
+        return InferenceResponse(
+            model_name=model_name,
+            model_version=model_version,
+            outputs=[output.answer(rows) for output in wanted],
+        )
+
+    def _loaded(self, model_name: str) -> tuple[Features, dict[str, Output]]:
+        if self._model is None:
+            raise ModelNotReady(f"model '{model_name}' is not loaded")
+        return self._model
+
+
+class SklearnHandler(EstimatorHandler):
+    """Serves a scikit-learn estimator from a joblib or skops file."""
+
+    class Settings(BaseModel):
+        """Where the estimator is, and how far its file is trusted."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        path: Path = Field(
+            description="the model file: .joblib, .pkl, .pickle or .skops"
+        )
+        trusted: list[str] = Field(
+            default=[],
+            description="full names of further types that a .skops file may hold",
+        )
+
+        @field_validator("path")
+        @classmethod
+        def _has_known_suffix(cls, path: Path) -> Path:
+            if path.suffix.lower() not in SUFFIXES:
+                expected = ", ".join(SUFFIXES)
+                raise ValueError(f"found '{path.name}', expected one of {expected}")
+            return path
+
+        @model_validator(mode="after")
+        def _trusts_skops_only(self) -> SklearnHandler.Settings:
+            suffix = self.path.suffix.lower()
+            if self.trusted and suffix != ".skops":
+                raise ValueError(
+                    f"'trusted' cannot restrict a {suffix} file, expected .skops"
+                )
+            return self
+
+    def __init__(self, *, settings: Settings) -> None:
+        self.settings = settings
+
+    @override
+    def estimator(self) -> Any:
+        """Read the file; see `read_estimator` for the errors."""
+        return read_estimator(self.settings.path, self.settings.trusted)
+
+
+class IrisHandler(EstimatorHandler):
+    """Tells iris species apart by sepal and petal sizes: a model that needs no file.
+
+    Input [-1, 4] in cm: sepal length, sepal width, petal length, petal width.
+    """
+
+    @override
+    def estimator(self) -> Any:
+        """Fit on the 150 flowers that ship with scikit-learn.
+
+        Naive Bayes has a closed form, so every load gives the same model, and it is
+        the classifier that imports fastest: a linear one adds 0.1 s to the load.
+        """
+        from sklearn.datasets import load_iris  # type: ignore[import-untyped]
+        from sklearn.naive_bayes import GaussianNB  # type: ignore[import-untyped]
+
+        iris = load_iris()
+        return GaussianNB().fit(iris.data, iris.target_names[iris.target])
+
+
+def _checked(estimator: Any) -> Any:
+    """The object itself, if it is a fitted estimator; ValueError otherwise."""
+    from sklearn.utils.validation import (  # type: ignore[import-untyped]
+        check_is_fitted,
+    )
+
+    if not hasattr(estimator, "fit"):
+        kind = type(estimator).__name__
+        raise ValueError(f"found an object of type {kind}, expected an estimator")
+    check_is_fitted(estimator)
+    return estimator
+
+
+def _tried(
+    features: Features, outputs: tuple[Output, ...]
+) -> tuple[Features, tuple[Output, ...]]:
+    """Both sides of a model as two made-up rows show them.
+
+    Some estimators (KMeans, NMF) take the kind of float that they were fitted on and
+    no other. Both sides stay as they are where the rows are rejected either way, as by
+    an encoder that met no such category.
+    """
+    results = {}
+    for dtype in (np.dtype(np.float64), np.dtype(np.float32)):
+        sample = features.sample(dtype)
+        try:
+            results[dtype] = tuple(output.measured(sample) for output in outputs)
+        except Exception:
+            continue
+    if len(results) == 1:
+        features = replace(features, dtype=next(iter(results)))
+    return features, next(iter(results.values()), outputs)
