@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ def _options() -> str:
 
 def serve(context: typer.Context) -> None:
     """Load the selected models and serve them by REST and gRPC."""
+    # imports make objects and no garbage: looking for it takes a tenth of the start
+    gc.set_threshold(50_000, 20, 20)
     with _faults():
         from oip_host.host import Host
 
@@ -152,6 +155,7 @@ def _state(planned: Planned) -> dict[str, Any]:
 
 def _announce(host: Host) -> None:
     """Show the models and a request to try, once all loads have ended."""
+    gc.freeze()  # what is here now stays, and need not be looked through again
     _print_table("Models", [_state(planned) for planned in host.planned])
     example = next(filter(None, map(_example, host.registry)), None)
     if example:

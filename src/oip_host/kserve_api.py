@@ -11,11 +11,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NoReturn
 
 from oip_host.errors import ConfigurationError, nearest
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
+# KServe's client of the Kubernetes API takes a tenth of its import, and no server uses
+# it: it stays out until somebody asks for `kserve.KServeClient`.
+_CLIENT = "kserve.api.kserve_client"
+if _CLIENT not in sys.modules:
+    sys.modules[_CLIENT] = ModuleType(_CLIENT)
+    sys.modules[_CLIENT].KServeClient = None  # type: ignore[attr-defined]
 try:
     import kserve
     import kserve.errors
@@ -33,7 +41,21 @@ try:
     from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 finally:
     sys.argv = _argv
-    del _argv
+    if not hasattr(sys.modules[_CLIENT], "__file__"):
+        del sys.modules[_CLIENT]
+
+
+def _client(name: str) -> Any:
+    """`kserve.KServeClient` when it is asked for; PEP 562 for a module not ours."""
+    if name != "KServeClient":
+        raise AttributeError(f"module 'kserve' has no attribute {name!r}")
+    kserve.KServeClient = import_module(_CLIENT).KServeClient
+    return kserve.KServeClient
+
+
+if getattr(kserve, "KServeClient", True) is None:
+    del kserve.KServeClient
+    kserve.__getattr__ = _client
 
 __all__ = [
     "KSERVE_LOG_CONFIG",

@@ -46,6 +46,13 @@ class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has n
     def get_model(self, name: str) -> AissembleOIPKServe | None:
         return self._registry.find(name) if name in self._registry.names() else None
 
+    async def is_model_ready(self, name: str) -> bool:
+        """True, or an error with the reason, which KServe's own answer has not."""
+        model = self._registry.find(name)
+        if not await model.healthy():
+            raise model.not_ready()
+        return True
+
     def get_models(self) -> dict[str, AissembleOIPKServe]:
         return {name: self._registry.find(name) for name in self._registry.names()}
 
@@ -112,8 +119,9 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
                 self.state, settings.kserve_max_threads, self._message_limits()
             )
             try:
-                port = self._grpc.bind(settings.oip_bind, settings.kserve_grpc_port)
-                self.grpc_port = port
+                self.grpc_port = self._grpc.bind(
+                    settings.oip_bind, settings.kserve_grpc_port, *self._certificate
+                )
             except OSError as error:
                 faults.append(f"kserve_grpc_port {settings.kserve_grpc_port}: {error}")
         if faults:
@@ -127,7 +135,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
     @property
     def url(self) -> str:
         """Where REST is to be had from this machine."""
-        scheme = "https" if getattr(self._args, "ssl_certfile", None) else "http"
+        scheme = "https" if self._certificate[0] else "http"
         return f"{scheme}://{self._address}:{self.http_port}"
 
     @property
@@ -161,16 +169,35 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
 
     def _uvicorn_config(self) -> uvicorn.Config:
         return uvicorn.Config(
-            RestEdge(self.state, self._kserve_app(), self._settings.oip_max_body_bytes),
+            self._app(),
             log_config=None,
             access_log=False,
             lifespan="off",
             http="httptools",
             server_header=False,
             timeout_keep_alive=getattr(self._args, "timeout_keep_alive", 65),
-            ssl_certfile=getattr(self._args, "ssl_certfile", None),
-            ssl_keyfile=getattr(self._args, "ssl_keyfile", None),
+            ssl_certfile=self._certificate[0],
+            ssl_keyfile=self._certificate[1],
         )
+
+    @property
+    def _certificate(self) -> tuple[str | None, str | None]:
+        """The files of KServe's `ssl_certfile` and `ssl_keyfile`, which is newer."""
+        names = ("ssl_certfile", "ssl_keyfile")
+        certificate, key = (getattr(self._args, name, None) for name in names)
+        return certificate, key
+
+    def _app(self) -> Any:
+        """The edge in front of KServe's application, the access log around both."""
+        app: Any = RestEdge(
+            self.state, self._kserve_app(), self._settings.oip_max_body_bytes
+        )
+        if self.access_log_format:
+            from asgi_logger.middleware import AccessLoggerMiddleware
+
+            app = AccessLoggerMiddleware(app, format=self.access_log_format)
+            app.logger.propagate = False
+        return app
 
     def _message_limits(self) -> dict[str, int]:
         names = ("grpc_max_send_message_length", "grpc_max_receive_message_length")
@@ -186,14 +213,11 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         )
         app.add_api_route("/", self.dataplane.live)
         register_v1_endpoints(app, self.dataplane, self.model_repository_extension)
-        register_v2_endpoints(app, self.dataplane, self.model_repository_extension)
+        if self.enable_docs_url:  # never called: the edge before it answers V2
+            register_v2_endpoints(app, self.dataplane, self.model_repository_extension)
         app.add_exception_handler(Exception, _on_error)
         for kind in (OIPError, HTTPException, *_kserve_errors()):
             app.add_exception_handler(kind, _on_error)
-        if self.access_log_format:
-            from asgi_logger import AccessLoggerMiddleware
-
-            app.add_middleware(AccessLoggerMiddleware, format=self.access_log_format)
         return app
 
 

@@ -1,0 +1,76 @@
+# The two commands of the README, and those of the people who work on it.
+# Needs Python 3.11 (or PYTHON=python3.x, 3.10 to 3.13) and nothing else.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+UV_VERSION := 0.13.9
+OLDEST_KSERVE := 0.15.2
+BIN := $(VENV)/bin
+PLUGINS := $(wildcard plugins/*)
+SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+
+# Without byte code every start compiles all of kserve anew.
+export UV_COMPILE_BYTECODE := 1
+export UV_PYTHON_DOWNLOADS := never
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: serve test lint test-oldest constraints proto docs clean
+
+## serve: install what is needed and serve the embedded default on localhost
+serve: $(VENV)/.serve
+	$(BIN)/oip-host serve --bind=127.0.0.1 $(ARGS)
+
+## test: install what is needed and run the whole suite
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q $(ARGS)
+
+## lint: ruff and mypy
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src plugins/*/src tests plugins/*/tests
+
+## test-oldest: the protocol and configuration tests on the oldest kserve that works
+test-oldest:
+	$(MAKE) $(VENV)-oldest/.oldest VENV=$(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pytest -q tests $(ARGS)
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+
+$(VENV)/.serve: $(BIN)/uv $(SOURCES)
+	$(INSTALL) -e . $(PLUGINS:%=-e ./%)
+	$(BIN)/python -m compileall -q src plugins
+	touch $@
+
+$(VENV)/.test: $(BIN)/uv $(SOURCES)
+	$(INSTALL) -e '.[test]' $(PLUGINS:%=-e ./%)
+	$(BIN)/python -m compileall -q src plugins
+	touch $@ $(VENV)/.serve
+
+$(VENV)/.oldest: $(BIN)/uv $(SOURCES)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python kserve==$(OLDEST_KSERVE) \
+	  -e '.[test]' $(PLUGINS:%=-e ./%)
+	$(BIN)/python -m compileall -q src plugins
+	touch $@
+
+## constraints: pin the newest versions that fit, for Python 3.10 to 3.13
+constraints: $(BIN)/uv
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --no-emit-package oip-host $(PLUGINS:plugins/%=--no-emit-package %) \
+	  requirements-dev.in --output-file constraints.txt
+
+## proto: compile the gRPC messages
+proto: $(VENV)/.test
+	$(BIN)/python -m grpc_tools.protoc -I src/oip_host/edge --include_imports \
+	  --descriptor_set_out=src/oip_host/edge/oip.binpb oip.proto
+
+## docs: build the documentation
+docs: $(VENV)/.test
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) $(VENV)-oldest site
