@@ -18,7 +18,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from oip_host.errors import DeadlineExceeded, OIPError, Overloaded
@@ -160,6 +160,7 @@ class Lane(ABC):
             job.timer.cancel()
         if not job.started_at and not job.finished_at:
             job.abandoned = True
+            job.args = None  # its tensors do not wait for the thread to come by
             self._left()
 
     def _left(self) -> None:
@@ -198,21 +199,20 @@ class ThreadLane(Lane):
             if self.threads >= min(self.pending, self.max_concurrency):
                 return
             self.threads += 1
-        self._thread(self._work)
+            jobs = self._jobs
+        self._thread(self._work, jobs)
 
-    def _work(self) -> None:
+    def _work(self, jobs: queue.SimpleQueue[Job | None]) -> None:
         while True:
             try:
-                job = self._jobs.get(timeout=self._idle_s)
+                job = jobs.get(timeout=self._idle_s)
             except queue.Empty:
                 with self._lock:
-                    if self._jobs.empty():
+                    if jobs.empty():
                         self.threads -= 1
                         return
                 continue
-            if job is None:
-                with self._lock:
-                    self.threads -= 1
+            if job is None:  # the lane was closed, and counts its threads anew
                 return
             if not job.abandoned:
                 self._run(job)
@@ -231,6 +231,7 @@ class ThreadLane(Lane):
         with self._lock:
             for _ in range(self.threads):
                 self._jobs.put(None)
+            self._jobs, self.threads = queue.SimpleQueue(), 0
 
 
 class LoopLane(Lane):
@@ -240,13 +241,17 @@ class LoopLane(Lane):
         super().__init__(name, max_concurrency, max_queue)
         self._own: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def _start(self, job: Job) -> None:
         if self._own is None:
             self._own = asyncio.new_event_loop()
             self._slots = asyncio.Semaphore(self.max_concurrency)
+            self._tasks = set()
             self._thread(self._run_loop, self._own)
-        self._own.call_soon_threadsafe(self._spawn, job)
+        assert self._slots is not None
+        run = self._run(job, self._slots)
+        self._own.call_soon_threadsafe(self._spawn, job, run, self._own, self._tasks)
 
     @staticmethod
     def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -255,13 +260,19 @@ class LoopLane(Lane):
         finally:
             loop.close()
 
-    def _spawn(self, job: Job) -> None:
-        assert self._own is not None
-        job.task = self._own.create_task(self._run(job))
+    @staticmethod
+    def _spawn(
+        job: Job,
+        run: Coroutine[Any, Any, None],
+        own: asyncio.AbstractEventLoop,
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        job.task = own.create_task(run)
+        tasks.add(job.task)
+        job.task.add_done_callback(tasks.discard)
 
-    async def _run(self, job: Job) -> None:
-        assert self._slots is not None
-        async with self._slots:
+    async def _run(self, job: Job, slots: asyncio.Semaphore) -> None:
+        async with slots:
             if job.abandoned:
                 return
             job.started_at = time.perf_counter()
@@ -274,18 +285,23 @@ class LoopLane(Lane):
 
     def _settled(self, job: Job) -> None:
         super()._settled(job)
-        if job.task is not None and not job.finished_at and self._own is not None:
-            self._own.call_soon_threadsafe(job.task.cancel)
+        if job.task is not None and not job.finished_at:
+            job.task.get_loop().call_soon_threadsafe(job.task.cancel)
 
     def close(self) -> None:
         if self._own is not None:
-            self._own.call_soon_threadsafe(self._own.stop)
+            asyncio.run_coroutine_threadsafe(self._end(self._tasks), self._own)
             self._own = None
+
+    @staticmethod
+    async def _end(tasks: set[asyncio.Task[None]]) -> None:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        asyncio.get_running_loop().stop()
 
 
 def contained(error: BaseException) -> Exception:
     """An exception that may pass on to the waiting side without ending it."""
-    if isinstance(error, Exception):
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     if isinstance(error, asyncio.CancelledError):
         return OIPError("the call was cancelled")

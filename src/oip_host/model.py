@@ -227,7 +227,7 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             log.warning(
                 "model_metadata of model '%s' failed", self.name, exc_info=error
             )
-            self._metadata = None
+            self._metadata = translate(error, self.name)
 
     async def unload_handler(self) -> None:
         """Refuse new requests, answer those in flight, and let the handler go."""

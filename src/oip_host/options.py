@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import PurePath
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr
 
 from oip_host.errors import nearest
 from oip_host.selection import DEFAULT_VERSION
 from oip_host.settings import validated
 from oip_host.sources import MODELS, Values, nested
 
-__all__ = ["ModelOptions", "by_model", "handler_settings", "label", "model_options"]
+__all__ = [
+    "ModelOptions",
+    "by_model",
+    "handler_settings",
+    "label",
+    "masked",
+    "model_options",
+]
 
 Key = tuple[str, str]
 """A model's name and version."""
@@ -64,7 +74,7 @@ def by_model(
     for path, origin in origins.items():
         if path[0] != MODELS or len(path) < 2:
             continue
-        known, option = _split(".".join(path[1:]), labels)
+        known, option = _split(path[1:], labels)
         if known is None:
             warnings.append(
                 f"{origin.source}: not used, no selected model is named {path[1]!r}"
@@ -76,22 +86,55 @@ def by_model(
     return {model: {**found[model], **exact[model]} for model in models}, warnings
 
 
-def _split(path: str, labels: Iterable[str]) -> tuple[str | None, tuple[str, ...]]:
-    """The model that a dotted path begins with, and the path below it.
+def _split(
+    path: tuple[str, ...], labels: Iterable[str]
+) -> tuple[str | None, tuple[str, ...]]:
+    """The model that a path begins with, and the path below it.
 
     A model's name may have dots. In the name of an environment variable it is lower
     case by now, with `_` for each of `-`, `.` and `@`.
     """
-    for name in sorted(labels, key=len, reverse=True):
-        for spelled in (name, re.sub(r"[-.@]", "_", name).lower()):
-            if path.startswith(spelled + "."):
-                return name, tuple(path[len(spelled) + 1 :].split("."))
+    exact = {name: name for name in labels}
+    for names in (exact, {re.sub(r"[-.@]", "_", n).lower(): n for n in exact}):
+        for end in range(len(path), 0, -1):
+            name = names.get(".".join(path[:end]))
+            if name is not None:
+                return name, path[end:] or ("",)
     return None, ()
 
 
 def model_options(key: Key, values: Values) -> tuple[ModelOptions | None, list[str]]:
     """The options of one model and no faults, or None and a line for each fault."""
     return validated(ModelOptions, values, f"models.{label(key)}.")
+
+
+def _declared(handler: Any) -> type[BaseModel] | None:
+    declared = getattr(handler, "Settings", None)
+    if isinstance(declared, type) and issubclass(declared, BaseModel):
+        return declared
+    return None
+
+
+def masked(handler: Any, values: Values) -> Values:
+    """The values, those that the handler takes as pydantic's secrets marked so."""
+    declared = _declared(handler)
+    secret = {
+        name
+        for name, field in (declared.model_fields if declared else {}).items()
+        if _holds_secret(field.annotation)
+    }
+    return {
+        path: replace(origin, secret=True)
+        if path[0] == "settings" and secret.intersection(path[1:2])
+        else origin
+        for path, origin in values.items()
+    }
+
+
+def _holds_secret(annotation: Any) -> bool:
+    if annotation in (SecretStr, SecretBytes):
+        return True
+    return any(map(_holds_secret, get_args(annotation)))
 
 
 def handler_settings(
@@ -104,17 +147,19 @@ def handler_settings(
     fault unless the class itself allows extra ones.
     """
     below = {
-        path[1:]: origin for path, origin in values.items() if path[0] == "settings"
+        path[1:]: origin
+        for path, origin in values.items()
+        if path[0] == "settings" and len(path) > 1
     }
-    declared = getattr(handler, "Settings", None)
-    if not (isinstance(declared, type) and issubclass(declared, BaseModel)):
+    declared = _declared(handler)
+    if declared is None:
         return None, [
             f"{o.source}: this handler takes no settings" for o in below.values()
         ]
     fields = declared.model_fields
     known = {*fields, *(f.alias for f in fields.values() if f.alias)}
     faults = []
-    if declared.model_config.get("extra") != "allow":
+    if declared.model_config.get("extra") not in ("allow", "forbid"):
         faults = [
             f"{origin.source}: unknown setting{nearest(path[0], known)}"
             for path, origin in below.items()
@@ -131,9 +176,16 @@ def handler_settings(
 def _from_json(value: Any, field: Any) -> Any:
     """Text that spells a list or an object, as JSON, for a field that is no text."""
     spelled = isinstance(value, str) and value[:1] in ("[", "{")
-    if not spelled or getattr(field, "annotation", None) is str:
+    if not spelled or _is_text(getattr(field, "annotation", None)):
         return value
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError:
         return value  # pydantic refuses it by name
+
+
+def _is_text(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, UnionType):
+        return all(_is_text(a) for a in get_args(annotation) if a is not NoneType)
+    text = (str, bytes, SecretStr, SecretBytes, PurePath)
+    return isinstance(annotation, type) and issubclass(annotation, text)

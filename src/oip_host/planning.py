@@ -52,6 +52,7 @@ def plan(
         handler, reason = plugins.load(choice.entry)
         arguments: dict[str, Any] = {}
         if reason is None:
+            values[key] = options.masked(handler, values[key])
             made, unset = options.handler_settings(handler, key, values[key])
             if unset and not choice.named and not values[key]:
                 warnings.append(f"handler '{choice.item.handler}' is passed over: "

@@ -9,10 +9,12 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -76,7 +78,7 @@ def manager(defaults: Iterable[object] = ()) -> pluggy.PluginManager:
     for point in importlib_metadata.entry_points(group=EXTENSIONS):
         try:
             _register(plugins, point)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             name, version = _distribution(point)
             log.error(
                 "host extension '%s' of %s %s is left out: %s",
@@ -109,14 +111,12 @@ def _register(
 
 
 def _explained(error: pluggy.PluginValidationError) -> str:
-    """The fault and the signature of every hook that it speaks of."""
+    """The fault and the signature of every hook that it speaks of, or else of all."""
     text = str(error)
-    expected = [
-        f"{name}{inspect.signature(spec)}"
-        for name, spec in vars(hookspecs).items()
-        if name.startswith("oip_") and name in text
-    ]
-    return text + (f"; expected {', '.join(expected)}" if expected else "")
+    known = {name: f for name, f in vars(hookspecs).items() if name.startswith("oip_")}
+    meant = [name for name in known if name in text] or known
+    expected = (f"{name}{inspect.signature(known[name])}" for name in meant)
+    return f"{text}; expected {', '.join(expected)}"
 
 
 def _distribution(
@@ -128,7 +128,7 @@ def _distribution(
 
 def canonical(distribution: str) -> str:
     """A distribution's name as PEP 503 compares it."""
-    return distribution.lower().replace("_", "-").replace(".", "-")
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def offered(plugins: pluggy.PluginManager) -> list[HandlerEntry]:
@@ -235,8 +235,12 @@ def _ambiguous(name: str, same: Sequence[HandlerEntry]) -> str:
     )
 
 
+@cache
 def _unpackaged(reference: str) -> HandlerEntry:
-    """A handler by its import path, for code that is not packaged yet."""
+    """A handler by its import path, for code that is not packaged yet.
+
+    The same reference is the same handler, so that several models can share it.
+    """
     module, _, attributes = reference.partition(":")
 
     def load() -> Any:

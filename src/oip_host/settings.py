@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from oip_host.errors import ConfigurationError, nearest
+from oip_host.errors import nearest
 from oip_host.sources import (
     MODELS,
     Origin,
@@ -30,6 +30,14 @@ from oip_host.sources import (
 __all__ = ["Configuration", "Settings", "read", "validated"]
 
 M = TypeVar("M", bound=BaseModel)
+
+_KSERVES = (
+    "KSERVE_LOGLEVEL",
+    "KSERVE_OPENAI_ROUTE_PREFIX",
+    "KSERVE_TLS_CERT_FILE",
+    "KSERVE_TLS_KEY_FILE",
+)
+"""Variables that KServe itself reads."""
 
 
 class Settings(BaseModel):
@@ -115,25 +123,15 @@ def read(
     """
     environ = os.environ if environ is None else environ
     options = list(Settings.model_fields)
-    faults: list[str] = []
-    others: list[str] = []
-
-    def arguments_layer() -> Values:
-        values, rest = from_arguments(arguments, options)
-        others.extend(rest)
-        return values
-
-    layers: list[Callable[[], Values]] = [
-        arguments_layer,
-        lambda: from_environment(environ, options),
-        lambda: from_properties(options),
-    ]
-    values: Values = {}
-    for layer in layers:
-        try:
-            values = {**layer(), **values}
-        except ConfigurationError as error:
-            faults.extend(error.faults)
+    values, others, faults = from_arguments(arguments, options)
+    for layer, wrong in (
+        from_environment(environ, options),
+        from_properties(options),
+    ):
+        # a name that two layers spell differently is settled later, by this order
+        below = {path: layer[path] for path in layer if path not in values}
+        values = {**below, **values}
+        faults += wrong
     settings, wrong = validated(Settings, values)
     if settings is None:
         settings = Settings(**_valid_only(nested(values)))
@@ -168,6 +166,8 @@ def validated(
 def _fault(model: type[BaseModel], detail: Any, values: Values, prefix: str) -> str:
     """One line for one of pydantic's errors: source, what was found and expected."""
     path = tuple(str(part) for part in detail["loc"])
+    if not path:  # the model as a whole: what was found may hold secrets
+        return f"{prefix.rstrip('.')}: {detail['msg']}"
     origin = _origin_of(path, values)
     source = origin.source if origin else prefix + ".".join(path)
     if detail["type"] == "extra_forbidden":
@@ -195,7 +195,7 @@ def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     """
     known = [name.upper() for name in Settings.model_fields]
     for name in environ:
-        if name.startswith(("OIP_", "KSERVE_")) and name not in known:
+        if name.startswith(("OIP_", "KSERVE_")) and name not in (*known, *_KSERVES):
             close = nearest(name, known)
             if close and not name.startswith("OIP_MODELS__"):
                 yield f"{name}: no such option{close}"

@@ -7,11 +7,13 @@ values are text still, but for what a JSON object of model options holds.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -27,6 +29,8 @@ __all__ = [
     "from_properties",
     "nested",
 ]
+
+log = logging.getLogger("oip_host")
 
 PROPERTIES = "oip.properties"
 MODELS = "oip_models"
@@ -68,28 +72,26 @@ def flag(name: str) -> str:
     return "--" + re.sub(r"^(kserve|oip)_", "", name)
 
 
-class _Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError([message])
-
-
 def from_arguments(
     arguments: Sequence[str], options: Iterable[str]
-) -> tuple[Values, list[str]]:
-    """The host's container arguments, and the others as they stood.
+) -> tuple[Values, list[str], list[str]]:
+    """The host's container arguments, the others as they stood, and faults.
 
-    Raises ConfigurationError for an argument without its value, and for JSON that is
-    no object.
+    A fault is an argument without its value, or JSON that is no object.
     """
-    parser = _Arguments(
+    parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
     for name in options:
-        parser.add_argument(flag(name), dest=name)
+        parser.add_argument(flag(name), dest=name, nargs="?")
     known, rest = parser.parse_known_args(arguments)
     values: Values = {}
+    faults: list[str] = []
     for name, text in vars(known).items():
-        values |= _read((name,), text, flag(name))
+        if text is None:
+            faults.append(f"{flag(name)}: found no value, expected {flag(name)}=…")
+        else:
+            values |= _read((name,), text, flag(name), faults)
     others: list[str] = []
     tokens = iter(rest)
     for token in tokens:
@@ -99,62 +101,84 @@ def from_arguments(
         key, equals, text = token.partition("=")
         path = (MODELS, *key.split(".")[1:])
         values[path] = _origin(path, text if equals else next(tokens, ""), key)
-    return values, others
+    return values, others, faults
 
 
-def from_environment(environ: Mapping[str, str], options: Iterable[str]) -> Values:
+def from_environment(
+    environ: Mapping[str, str], options: Iterable[str]
+) -> tuple[Values, list[str]]:
     """Environment variables; `OIP_MODELS__FRAUD__MAX_QUEUE` is an option of a model.
 
-    Raises ConfigurationError for JSON in `OIP_MODELS` that is no object.
+    A fault is JSON in `OIP_MODELS` that is no object.
     """
     values: Values = {}
+    faults: list[str] = []
     for name in options:
         if name.upper() in environ:
-            values |= _read((name,), environ[name.upper()], name.upper())
+            values |= _read((name,), environ[name.upper()], name.upper(), faults)
     for name, text in environ.items():
         if name.startswith("OIP_MODELS__"):
             path = (MODELS, *name.lower().split("__")[1:])
             values[path] = _origin(path, text, name)
-    return values
+    return values, faults
 
 
-def from_properties(options: Iterable[str]) -> Values:
+def from_properties(options: Iterable[str]) -> tuple[Values, list[str]]:
     """Krausening's `oip.properties`, decrypted, later layers over earlier ones.
 
-    Krausening itself reads its variables, so this looks at the process's environment;
-    where none of them is set it is not even imported. Raises ConfigurationError with a
-    line for each unknown property and each value that does not decrypt.
+    Krausening expands variables of the process's environment in the values, so its own
+    variables are looked up there too; where none of them is set it is not even
+    imported. A fault is an unknown property, a value that does not decrypt, and a file
+    that cannot be read.
     """
-    if not any(os.environ.get(name) for name in _KRAUSENING):
-        return {}
-    from krausening.properties import PropertyManager
-
-    try:
-        found = PropertyManager.get_instance().get_properties(
-            PROPERTIES, force_reload=True
-        )
-    except OSError as error:
-        raise ConfigurationError([f"Krausening's directories: {error}"]) from None
+    directories = {name: os.environ[name] for name in _KRAUSENING if os.getenv(name)}
+    if not directories:
+        return {}, []
+    found, faults = _layered(directories)
     known = [name for name in options if name != MODELS]
     values: Values = {}
-    faults: list[str] = []
-    for key in found:
+    for key, raw in found.data.items():
         if key not in known and not key.startswith("models."):
             faults.append(
                 f"{PROPERTIES}: unknown property {key!r}{nearest(key, known)}"
             )
             continue
         path = (MODELS, *key.split(".")[1:]) if "." in key else (key,)
-        encrypted = str(found.data[key]).startswith("ENC(")
+        encrypted = raw.startswith("ENC(")
         try:
             value = _decrypted(found, key, encrypted)
         except ConfigurationError as error:
             faults.extend(error.faults)
         else:
             values[path] = _origin(path, value, f"{key} in {PROPERTIES}", encrypted)
-    if faults:
-        raise ConfigurationError(faults)
-    return values
+    return values, faults
+
+
+def _layered(directories: Mapping[str, str]) -> tuple[Any, list[str]]:
+    """The properties in the directories, and the faults of those that cannot be read.
+
+    As `PropertyManager.get_properties` reads them; but that one replaces an encrypted
+    value by its clear text, raises for all at the first wrong one, and starts threads
+    that watch the directories.
+    """
+    from krausening.properties.property_manager import EncryptableProperties, Properties
+
+    password = os.environ.get("KRAUSENING_PASSWORD")
+    found = EncryptableProperties(password) if password else Properties()
+    faults: list[str] = []
+    paths = {name: Path(base, PROPERTIES) for name, base in directories.items()}
+    for name, path in paths.items():
+        if not path.parent.is_dir():
+            faults.append(f"{name}: found '{path.parent}', expected a directory")
+        elif path.exists():
+            try:
+                with path.open() as file:
+                    found.load(file)
+            except (OSError, ValueError) as error:
+                faults.append(f"{path} cannot be read: {error}")
+    if not faults and not any(path.exists() for path in paths.values()):
+        log.warning("no %s in %s", PROPERTIES, ", ".join(directories.values()))
+    return found, faults
 
 
 def _decrypted(properties: Any, key: str, encrypted: bool) -> str:
@@ -170,21 +194,28 @@ def _decrypted(properties: Any, key: str, encrypted: bool) -> str:
         ) from None
 
 
-def _read(path: tuple[str, ...], text: str, source: str) -> Values:
-    """One option's value, or the leaves of the JSON object that `oip_models` takes."""
+def _read(path: tuple[str, ...], text: str, source: str, faults: list[str]) -> Values:
+    """One option's value, or the leaves of the JSON object that `oip_models` takes.
+
+    The fault of one that is no object goes to `faults`, without the text: that may hold
+    secrets.
+    """
     if path != (MODELS,):
         return {path: _origin(path, text, source)}
+    found = "another value"
     try:
         value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        value = None
+    except orjson.JSONDecodeError as error:
+        value, found = None, f"no JSON ({error})"
     if not isinstance(value, dict):
-        raise ConfigurationError([f"{source}: found {text!r}, expected a JSON object"])
+        faults.append(f"{source}: found {found}, expected a JSON object")
+        return {}
     return _leaves(path, value, source)
 
 
 def _leaves(path: tuple[str, ...], value: Any, source: str) -> Values:
-    if not isinstance(value, dict):
+    setting = len(path) > 3  # whose value may be an empty object
+    if not isinstance(value, dict) or (setting and not value):
         return {path: _origin(path, value, f"{source} ({'.'.join(path[1:])})")}
     leaves: Values = {}
     for key, inner in value.items():

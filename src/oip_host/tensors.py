@@ -435,6 +435,19 @@ def check(data: TensorData, shape: Sequence[int], datatype: str) -> None:
         raise ValueError(
             f"nested lists have the shape {list(array.shape)}, expected {list(shape)}"
         )
+    try:
+        array.reshape(tuple(shape))
+    except (OverflowError, ValueError):
+        raise ValueError(
+            f"shape {list(shape)} has too many dimensions, or too large ones"
+        ) from None
+
+
+def _rectangular(data: Any) -> tuple[list[Any], list[int]]:
+    flat, shape = _flatten(data)
+    if not {list, tuple}.isdisjoint(map(type, flat)):
+        raise ValueError("nested lists are not rectangular")
+    return flat, shape
 
 
 def flatten(data: Any) -> list[Any]:
@@ -442,12 +455,12 @@ def flatten(data: Any) -> list[Any]:
 
     Raises ValueError where the nesting is not rectangular.
     """
-    return _flatten(data)[0]
+    return _rectangular(data)[0]
 
 
 def get_actual_shape(data: Any) -> list[int]:
     """The lengths at each level of nesting of a rectangular list."""
-    return _flatten(data)[1]
+    return _rectangular(data)[1]
 
 
 def validate_datatype(expected_datatype: str, flat_data: list[Any]) -> None:
@@ -458,7 +471,7 @@ def validate_datatype(expected_datatype: str, flat_data: list[Any]) -> None:
 
 def shape_is_valid(expected_shape: Sequence[int], tensor_data: Any) -> bool:
     """Whether a list fits a shape; a dimension of -1 there fits any length."""
-    flat, actual = _flatten(tensor_data)
+    flat, actual = _rectangular(tensor_data)
     if DYNAMIC_SHAPE_SPECIFIER not in expected_shape:
         return len(flat) == element_count(expected_shape)
     return len(actual) == len(expected_shape) and all(

@@ -157,6 +157,119 @@ class Raises(Echo):
         raise kind("the handler's own words")
 
 
+class Gated(Echo):
+    """Waits, for each request, until the file of its name says that it may go on.
+
+    The input's first element is the name: `GATE_DIR/<name>.started` appears when the
+    handler is called, and it answers when `GATE_DIR/<name>.open` is there. The answer
+    tells how many calls ran at the same time at most.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running = self.most = 0
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        pass_gate(payload.inputs[0].as_numpy().flat[0].decode())
+        with self.lock:
+            self.running -= 1
+        answer = super().infer(payload, model_name, model_version)
+        answer.parameters = Parameters.model_validate({"most": self.most})
+        return answer
+
+
+def pass_gate(name: str) -> None:
+    """Tell that `name` arrived, and wait until it may go on, a minute at most."""
+    gates = Path(os.environ["GATE_DIR"])
+    (gates / f"{name}.started").touch()
+    end = time.monotonic() + 60
+    while not (gates / f"{name}.open").exists() and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+class GatedAsync(Gated):
+    """An async handler that blocks its own event loop at the gate."""
+
+    async def infer(  # type: ignore[override]
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        return Gated.infer(self, payload, model_name, model_version)
+
+
+class Together(Echo):
+    """An async handler that answers when three requests are in it at once."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.complete: asyncio.Event | None = None
+
+    async def infer(  # type: ignore[override]
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        self.complete = self.complete or asyncio.Event()
+        self.inside += 1
+        if self.inside == 3:
+            self.complete.set()
+        await asyncio.wait_for(self.complete.wait(), 30)
+        return Echo.infer(self, payload, model_name, model_version)
+
+
+class Tells(Echo):
+    """Tells the name, the version and the thread with which it was called."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        answer = super().infer(payload, model_name, model_version)
+        answer.parameters = Parameters.model_validate(
+            {
+                "name": model_name,
+                "version": model_version,
+                "thread": threading.current_thread().name,
+            }
+        )
+        return answer
+
+
+class NoMetadata(Echo):
+    """Does not describe itself."""
+
+    def model_metadata(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelMetadataResponse:
+        raise NotImplementedError("there is nothing to describe")
+
+
+class NotANumber(Echo):
+    """Answers a NaN, which is no JSON."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        output = ResponseOutput.from_numpy("y", np.array([np.nan], np.float32))
+        return InferenceResponse(model_name=model_name, outputs=[output])
+
+
 class LoadFalse(Echo):
     """Says that it did not load."""
 
@@ -246,6 +359,23 @@ class KServeDouble(kserve.Model):  # type: ignore[misc]  # kserve has no types
         output = kserve.InferOutput("y", list(doubled.shape), x.datatype)
         output.set_data_from_numpy(doubled, binary_data=False)
         return kserve.InferResponse(payload.id, self.name, [output])
+
+
+class KServeGated(KServeDouble):
+    """A kserve.Model whose plain `predict` waits at the gate that it is asked for."""
+
+    def predict(
+        self, payload: Any, headers: dict[str, str] | None = None
+    ) -> dict[str, Any] | kserve.InferResponse:
+        pass_gate(payload["instances"][0])
+        return {"predictions": payload["instances"]}
+
+
+class KServeLoads(kserve.Model):  # type: ignore[misc]  # kserve has no types
+    """A kserve.Model that is ready when it was loaded, and may fail to be."""
+
+    def load(self) -> bool:
+        raise RuntimeError("no weights here")
 
 
 def make_echo() -> Echo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -47,11 +48,20 @@ class GrpcEdge:
             (grpc.method_handlers_generic_handler(SERVICE, handlers),)
         )
 
-    def bind(self, address: str, port: int) -> int:
-        """Take a port, 0 for any free one, and return it; raises OSError."""
+    def bind(
+        self, address: str, port: int, certificate: str | None, key: str | None
+    ) -> int:
+        """Take a port, 0 for any free one, and return it; raises OSError.
+
+        With a certificate and a key (PEM files) it speaks TLS, as REST does.
+        """
         host = f"[{address}]" if ":" in address else address
         try:
-            return int(self._server.add_insecure_port(f"{host}:{port}"))
+            if certificate is None or key is None:
+                return int(self._server.add_insecure_port(f"{host}:{port}"))
+            pair = Path(key).read_bytes(), Path(certificate).read_bytes()
+            credentials = grpc.ssl_server_credentials([pair])
+            return int(self._server.add_secure_port(f"{host}:{port}", credentials))
         except RuntimeError as error:
             raise OSError(f"address already in use: {host}:{port}") from error
 
@@ -66,8 +76,11 @@ class GrpcEdge:
     async def _infer(
         self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> bytes:
-        wire, request = grpc_codec.decode(data)
+        wire = grpc_codec.parse(data)
         model = self._registry.find(wire.model_name, wire.model_version or None)
+        if not model.ready:
+            raise model.not_ready()
+        request = grpc_codec.decode(wire)
         response = await model.infer(
             request, protocol="grpc", timeout_s=context.time_remaining()
         )

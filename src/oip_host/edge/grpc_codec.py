@@ -30,7 +30,7 @@ from oip_host.types import (
     as_dict,
 )
 
-__all__ = ["CONTENTS", "decode", "encode"]
+__all__ = ["CONTENTS", "decode", "encode", "parse"]
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -52,15 +52,16 @@ _Request = message("ModelInferRequest")
 _Response = message("ModelInferResponse")
 
 
-def decode(data: bytes) -> tuple[Any, InferenceRequest]:
-    """The protobuf request in `data`, and the host's message for it.
-
-    Raises InvalidRequest.
-    """
+def parse(data: bytes) -> Any:
+    """The protobuf request in `data`; raises InvalidRequest."""
     try:
-        wire = _Request.FromString(data)
+        return _Request.FromString(data)
     except DecodeError:
         raise InvalidRequest("the message is no ModelInferRequest") from None
+
+
+def decode(wire: Any) -> InferenceRequest:
+    """The host's message for a protobuf request; raises InvalidRequest."""
     raw = wire.raw_input_contents
     if not wire.inputs:
         raise InvalidRequest("inputs: found none, expected at least one")
@@ -79,7 +80,7 @@ def decode(data: bytes) -> tuple[Any, InferenceRequest]:
         for output in wire.outputs
     ]
     _unique([output.name for output in wanted], "outputs")
-    return wire, InferenceRequest(
+    return InferenceRequest(
         id=wire.id or None,
         parameters=_parameters(wire.parameters),
         inputs=tensors,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from oip_host.edge.state import ServerState
 from oip_host.errors import (
     InvalidRequest,
     MethodNotAllowed,
+    ModelNotReady,
     NotFound,
     OIPError,
     PayloadTooLarge,
@@ -72,6 +74,8 @@ class RestEdge:
             answer = await self._answer(scope, path, receive)
         except OIPError as error:
             answer = failure(error)
+        except asyncio.CancelledError:  # the grace period is over: nobody else cancels
+            answer = failure(ModelNotReady("the server stopped before it could answer"))
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             answer = failure(OIPError("the server failed; its log has the reason"))
