@@ -11,9 +11,9 @@ from typing import Any
 import pluggy
 import pytest
 
-from oip_host import InferenceRequest, hookspecs
+from oip_host import InferenceRequest, hookspecs, plugins
 from oip_host.errors import OIPError
-from oip_host.hookspecs import Inference, StateChange, hookimpl
+from oip_host.hookspecs import Inference, State, StateChange, hookimpl
 from oip_host.model import AissembleOIPKServe
 from oip_host.observers import Hooks
 from support.fakes import Echo, LoadFalse, Raises
@@ -367,3 +367,24 @@ async def test_extension_that_raises_harms_no_request(
     assert answer.outputs[0].data.root == [1.0, 2.0]
     assert "no state, please" in caplog.text
     assert "no inference, please" in caplog.text
+
+
+def test_an_extension_that_raises_silences_no_other() -> None:
+    """Each listener is called, whatever another one raises, and the log names it."""
+    heard: list[str] = []
+
+    class First:
+        @hookimpl
+        def oip_model_state(self, change: StateChange) -> None:
+            heard.append(change.model)
+
+    class Fails:
+        @hookimpl
+        def oip_model_state(self) -> None:
+            raise RuntimeError("not today")
+
+    manager = plugins.manager([First(), Fails()])
+    change = StateChange("fraud", "1", State.READY)
+    answers = plugins.call_each(manager.hook.oip_model_state, change=change)
+    assert heard == ["fraud"]
+    assert answers == []

@@ -41,8 +41,9 @@ def main() -> None:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    plugins.manager([Commands()]).hook.oip_commands(app=app)
-    app()
+    manager = plugins.manager([Commands()])
+    plugins.call_each(manager.hook.oip_commands, app=app)
+    app(obj=manager)
 
 
 class Commands:
@@ -71,14 +72,17 @@ def serve(context: typer.Context) -> None:
     gc.set_threshold(50_000, 20, 20)
     with _faults():
         from oip_host.host import Host
+        from oip_host.observers import configure_logging
 
-        Host.configured(context.args).run(on_loaded=_announce)
+        configure_logging()
+        host = Host.configured(context.args, context.obj)
+        host.run(on_loaded=_announce)
 
 
 def list_handlers(context: typer.Context, json: Json = False) -> None:
     """Show the installed handlers and which are selected; imports none of them."""
     configuration, faults = settings.read(context.args)
-    entries = plugins.offered(plugins.manager())
+    entries = plugins.offered(context.obj)
     wanted, malformed = selection.parse(configuration.settings.oip_handlers)
     choices, wrong = plugins.choose(wanted, entries)
     faults += [*malformed, *wrong]
@@ -123,7 +127,7 @@ def check(context: typer.Context, json: Json = False) -> None:
         from oip_host.observers import configure_logging
 
         configure_logging()
-        host = Host.configured(context.args)
+        host = Host.configured(context.args, context.obj)
     asyncio.run(host.load())
     effective = [
         {"option": name, "value": value, "source": source}

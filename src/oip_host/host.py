@@ -45,7 +45,9 @@ class Host:
         self._stop: asyncio.Future[signal.Signals] | None = None
 
     @classmethod
-    def configured(cls, arguments: Sequence[str] = ()) -> Host:
+    def configured(
+        cls, arguments: Sequence[str], manager: pluggy.PluginManager | None = None
+    ) -> Host:
         """The host that arguments, environment, properties and plugins describe.
 
         Imports the selected handlers and constructs none. Raises ConfigurationError
@@ -53,7 +55,8 @@ class Host:
         """
         configuration, faults = read(arguments)
         kserve_args, unknown = server_arguments(configuration.kserve_arguments)
-        manager = _manager(configuration)
+        manager = manager or plugins.manager()
+        _add_defaults(manager, configuration)
         wanted, malformed = selection.parse(configuration.settings.oip_handlers)
         choices, wrong = plugins.choose(wanted, plugins.offered(manager))
         planned, unfit, warnings = plan(choices, configuration, Hooks(manager))
@@ -80,7 +83,9 @@ class Host:
         kserve_args, _ = server_arguments(configuration.kserve_arguments)
         if faults:
             raise ConfigurationError(faults)
-        hooks = Hooks(_manager(configuration))
+        manager = plugins.manager()
+        _add_defaults(manager, configuration)
+        hooks = Hooks(manager)
         for model in models:
             model.observe(hooks)
         return cls([Planned(model) for model in models], configuration, kserve_args)
@@ -148,8 +153,8 @@ class Host:
         log.info("stopped")
 
 
-def _manager(configuration: Configuration) -> pluggy.PluginManager:
-    defaults: list[object] = [Metrics()]
+def _add_defaults(manager: pluggy.PluginManager, configuration: Configuration) -> None:
+    """Register the host's own observers beside the installed extensions."""
+    manager.register(Metrics())
     if configuration.settings.kserve_enable_latency_logging:
-        defaults.append(LatencyLog())
-    return plugins.manager(defaults)
+        manager.register(LatencyLog())

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from oip_host.errors import ConfigurationError, nearest
+from oip_host.settings import Settings
+from oip_host.sources import flag
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 # KServe's client of the Kubernetes API takes a tenth of its import, and no server uses
@@ -91,7 +93,8 @@ def server_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list
     except ConfigurationError as error:
         return parser.parse_args([]), list(error.faults)
     model_server.args = namespace
-    known = [flag for action in parser._actions for flag in action.option_strings]
+    known = [name for action in parser._actions for name in action.option_strings]
+    known += [flag(name) for name in Settings.model_fields]
     return namespace, [
         f"unknown argument {name!r}{nearest(name.partition('=')[0], known)}"
         for name in unknown

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from oip_host.hookspecs import Inference, State, StateChange, hookimpl
 from oip_host.kserve_api import KSERVE_LOG_CONFIG, PREDICT_HIST_TIME, kserve
 from oip_host.model import Observer
+from oip_host.plugins import call_each
 
 __all__ = ["Hooks", "LatencyLog", "Metrics", "configure_logging"]
 
@@ -100,16 +101,10 @@ class Hooks(Observer):
             self.inference = self._inference
 
     def state(self, change: StateChange) -> None:
-        try:
-            self._hook.oip_model_state(change=change)
-        except Exception:
-            log.exception("a host extension failed in oip_model_state")
+        call_each(self._hook.oip_model_state, change=change)
 
     def _inference(self, inference: Inference) -> None:
-        try:
-            self._hook.oip_inference(inference=inference)
-        except Exception:
-            log.exception("a host extension failed in oip_inference")
+        call_each(self._hook.oip_inference, inference=inference)
 
 
 def configure_logging() -> None:

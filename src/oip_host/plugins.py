@@ -29,6 +29,7 @@ from oip_host.selection import Item, Selection
 __all__ = [
     "Choice",
     "EntryPointHandlers",
+    "call_each",
     "choose",
     "load",
     "manager",
@@ -126,6 +127,24 @@ def _distribution(
     return (dist.name, dist.version) if dist else (None, None)
 
 
+def call_each(caller: pluggy.HookCaller, **arguments: Any) -> list[Any]:
+    """What every extension's hook answers; one that raises is logged and left out.
+
+    pluggy's own call ends at the first exception, which would silence the others.
+    """
+    answers = []
+    for listener in caller.get_hookimpls():
+        wanted = {name: arguments[name] for name in listener.argnames}
+        try:
+            answer = listener.function(**wanted)
+        except Exception:
+            name = listener.plugin_name
+            log.exception("host extension '%s' failed in %s", name, caller.name)
+        else:
+            answers += [answer] if answer is not None else []
+    return answers
+
+
 def canonical(distribution: str) -> str:
     """A distribution's name as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
@@ -134,7 +153,7 @@ def canonical(distribution: str) -> str:
 def offered(plugins: pluggy.PluginManager) -> list[HandlerEntry]:
     """Every handler that some extension offers, by name and distribution."""
     entries: list[HandlerEntry] = []
-    for answer in plugins.hook.oip_handlers():
+    for answer in call_each(plugins.hook.oip_handlers):
         entries.extend(answer)
     return sorted(entries, key=lambda e: (e.name, canonical(e.distribution or "")))
 
