@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test lint test-oldest constraints proto docs clean
+.PHONY: serve test lint test-oldest constraints proto docs clean bench-start
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -74,3 +74,7 @@ docs: $(VENV)/.test
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest site
+
+## bench-start: start-up time side by side with a bare KServe server
+bench-start: $(VENV)/.serve
+	$(BIN)/python bench/startup.py

@@ -69,7 +69,7 @@ def _options() -> str:
 def serve(context: typer.Context) -> None:
     """Load the selected models and serve them by REST and gRPC."""
     # imports make objects and no garbage: looking for it takes a tenth of the start
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(1_000_000, 20, 20)
     with _faults():
         from oip_host.host import Host
         from oip_host.observers import configure_logging
@@ -160,6 +160,7 @@ def _state(planned: Planned) -> dict[str, Any]:
 def _announce(host: Host) -> None:
     """Show the models and a request to try, once all loads have ended."""
     gc.freeze()  # what is here now stays, and need not be looked through again
+    gc.set_threshold(50_000, 20, 20)
     _print_table("Models", [_state(planned) for planned in host.planned])
     example = next(filter(None, map(_example, host.registry)), None)
     if example:
