@@ -72,9 +72,7 @@ def serve(context: typer.Context) -> None:
     gc.set_threshold(1_000_000, 20, 20)
     with _faults():
         from oip_host.host import Host
-        from oip_host.observers import configure_logging
 
-        configure_logging()
         host = Host.configured(context.args, context.obj)
         host.run(on_loaded=_announce)
 
@@ -124,9 +122,7 @@ def check(context: typer.Context, json: Json = False) -> None:
     """
     with _faults():
         from oip_host.host import Host
-        from oip_host.observers import configure_logging
 
-        configure_logging()
         host = Host.configured(context.args, context.obj)
     asyncio.run(host.load())
     effective = [
@@ -221,4 +217,8 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
-    return {True: "yes", False: "no", None: "-"}.get(value, str(value))
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

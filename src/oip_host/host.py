@@ -55,6 +55,7 @@ class Host:
         """
         configuration, faults = read(arguments)
         kserve_args, unknown = server_arguments(configuration.kserve_arguments)
+        configure_logging()
         manager = manager or plugins.manager()
         _add_defaults(manager, configuration)
         wanted, malformed = selection.parse(configuration.settings.oip_handlers)
@@ -81,6 +82,7 @@ class Host:
         """
         configuration, faults = read(sys.argv[1:] if arguments is None else arguments)
         kserve_args, _ = server_arguments(configuration.kserve_arguments)
+        configure_logging()
         if faults:
             raise ConfigurationError(faults)
         manager = plugins.manager()
@@ -98,7 +100,8 @@ class Host:
 
     def run(self, on_loaded: Callable[[Host], None] | None = None) -> None:
         """Serve until a signal says to stop; `on_loaded` is called after the loads."""
-        configure_logging()
+        if self.configuration.settings.kserve_workers > 1:
+            log.warning("kserve_workers: one process serves, whatever its number")
         run: Any = uvloop.run
         if getattr(self.server, "event_loop", "auto") == "asyncio":
             run = asyncio.run

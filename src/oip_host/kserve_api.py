@@ -68,6 +68,7 @@ __all__ = [
     "InferResponse",
     "RequestedOutput",
     "kserve",
+    "model_server",
     "register_v1_endpoints",
     "register_v2_endpoints",
     "server_arguments",

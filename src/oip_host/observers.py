@@ -13,7 +13,12 @@ import pluggy
 from prometheus_client import Counter, Gauge, Histogram
 
 from oip_host.hookspecs import Inference, State, StateChange, hookimpl
-from oip_host.kserve_api import KSERVE_LOG_CONFIG, PREDICT_HIST_TIME, kserve
+from oip_host.kserve_api import (
+    KSERVE_LOG_CONFIG,
+    PREDICT_HIST_TIME,
+    kserve,
+    model_server,
+)
 from oip_host.model import Observer
 from oip_host.plugins import call_each
 
@@ -108,8 +113,13 @@ class Hooks(Observer):
 
 
 def configure_logging() -> None:
-    """Log as KServe does, unless the program has set up its own logging."""
-    kserve.logging.configure_logging()
+    """Log as KServe does, unless the program has set up its own logging.
+
+    KServe's own `configure_logging=false` and `log_config_file` hold for both.
+    """
+    if not model_server.args.configure_logging:
+        return
+    kserve.logging.configure_logging(model_server.args.log_config_file)
     if not log.hasHandlers():
         form = KSERVE_LOG_CONFIG["formatters"]["kserve"]
         handler = logging.StreamHandler()

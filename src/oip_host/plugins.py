@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -137,6 +137,8 @@ def call_each(caller: pluggy.HookCaller, **arguments: Any) -> list[Any]:
         wanted = {name: arguments[name] for name in listener.argnames}
         try:
             answer = listener.function(**wanted)
+            if isinstance(answer, Iterator):  # a generator raises while it is read
+                answer = list(answer)
         except Exception:
             name = listener.plugin_name
             log.exception("host extension '%s' failed in %s", name, caller.name)
@@ -247,7 +249,9 @@ def _find(reference: str, entries: Sequence[HandlerEntry]) -> HandlerEntry:
 
 
 def _ambiguous(name: str, same: Sequence[HandlerEntry]) -> str:
-    spelled = " or ".join(f"{e.distribution}/{name}" for e in same)
+    spelled = " or ".join(
+        f"{e.distribution}/{name}" if e.distribution else e.target for e in same
+    )
     return (
         f"OIP_HANDLERS: handler {name!r} is offered by "
         f"{' and '.join(e.origin for e in same)}; write {spelled}"

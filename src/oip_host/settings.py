@@ -51,7 +51,7 @@ class Settings(BaseModel):
     kserve_grpc_port: int = Field(
         8081, ge=0, le=65535, description="The gRPC port; 0 takes any free one"
     )
-    kserve_workers: int = Field(1, ge=1, description="The number of worker processes")
+    kserve_workers: int = Field(1, ge=1, description="Accepted; one process serves")
     kserve_max_threads: int = Field(
         4, ge=1, description="The max number of gRPC processing threads"
     )
