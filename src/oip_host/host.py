@@ -28,6 +28,9 @@ __all__ = ["Host"]
 
 log = logging.getLogger("oip_host")
 
+CUT_OFF_S = 1.0
+"""Seconds for telling clients that they are cut off, and for the last unloads."""
+
 
 class Host:
     """The models of one process and the server in front of them."""
@@ -43,6 +46,8 @@ class Host:
         self.registry = Registry([plan.model for plan in planned])
         self.server = ModelServer(self.registry, configuration.settings, kserve_args)
         self._stop: asyncio.Future[signal.Signals] | None = None
+        self._hurry = asyncio.Event()
+        """Set by a second signal."""
 
     @classmethod
     def configured(
@@ -129,11 +134,11 @@ class Host:
 
     def _signalled(self, number: signal.Signals) -> None:
         assert self._stop is not None
-        if not self._stop.done():
+        if self._stop.done():
+            log.warning("%s again: no more waiting", number.name)
+            self._hurry.set()
+        else:
             self._stop.set_result(number)
-            return
-        log.warning("second signal: requests in flight are cut off")
-        self._aborting = asyncio.ensure_future(self.server.abort())
 
     async def load(self) -> None:
         """Load the models that no program has loaded yet, all at once."""
@@ -147,13 +152,40 @@ class Host:
         self.server.state.draining = True
         log.info("%s: not ready from now on", number.name)
         if number is signal.SIGTERM:
-            await asyncio.sleep(self.configuration.settings.oip_drain_delay_s)
+            await self._within(self.configuration.settings.oip_drain_delay_s)
 
     async def shutdown(self) -> None:
-        """Answer what is in flight, within the grace period, and unload the models."""
-        await self.server.shutdown(self.configuration.settings.oip_grace_period_s)
-        await self.registry.unload()
+        """Answer what is in flight, within the grace period, and unload the models.
+
+        A second signal ends the waiting. What is not answered then is refused, and the
+        log says how much that is.
+        """
+        grace_s = self.configuration.settings.oip_grace_period_s
+        ends = asyncio.get_running_loop().time() + grace_s
+        stopping = asyncio.create_task(self.server.shutdown(grace_s + CUT_OFF_S))
+        if not await self._within(grace_s, stopping):
+            cut = self.registry.cut_off("the server stopped before it could answer")
+            log.warning("cut off: %d requests in flight", cut)
+            if not (await asyncio.wait([stopping], timeout=CUT_OFF_S))[0]:
+                await self.server.abort()
+        left_s = ends - asyncio.get_running_loop().time()
+        unloading = asyncio.create_task(self.registry.unload())
+        if not await self._within(max(left_s, CUT_OFF_S), unloading):
+            log.warning("cut off: models that do not unload in time")
         log.info("stopped")
+
+    async def _within(
+        self, seconds: float, task: asyncio.Task[None] | None = None
+    ) -> bool:
+        """Wait for a task, or only for the time to pass; a second signal ends it early.
+
+        Tells whether the task is done.
+        """
+        hurry = asyncio.create_task(self._hurry.wait())
+        tasks = {hurry} if task is None else {hurry, task}
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        return task is not None and task.done()
 
 
 def _add_defaults(manager: pluggy.PluginManager, configuration: Configuration) -> None:

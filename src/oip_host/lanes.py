@@ -77,12 +77,16 @@ class Lane(ABC):
         self.name = name
         self.max_concurrency = max_concurrency
         self.max_queue = max_queue
-        self.pending = 0
-        """Calls that were accepted and are not finished."""
+        self._live: set[Job] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: deque[tuple[Job, Any, BaseException | None]] = deque()
         self._waking = False
         self._empty: asyncio.Future[None] | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many calls were accepted and are not finished."""
+        return len(self._live)
 
     def submit(
         self, call: Callable[..., Any], *args: Any, timeout_s: float | None = None
@@ -104,7 +108,7 @@ class Lane(ABC):
         if timeout_s is not None:
             job.timer = loop.call_later(timeout_s, self._expire, job, timeout_s)
         self._loop = loop
-        self.pending += 1
+        self._live.add(job)
         self._start(job)
         return job
 
@@ -137,8 +141,7 @@ class Lane(ABC):
         self._waking = False
         while self._done:
             job, result, error = self._done.popleft()
-            if not job.abandoned:
-                self._left()
+            self._left(job)
             if job.future.done():
                 continue
             if error is None:
@@ -161,13 +164,20 @@ class Lane(ABC):
         if not job.started_at and not job.finished_at:
             job.abandoned = True
             job.args = None  # its tensors do not wait for the thread to come by
-            self._left()
+            self._left(job)
 
-    def _left(self) -> None:
-        self.pending -= 1
-        if not self.pending and self._empty is not None:
+    def _left(self, job: Job) -> None:
+        self._live.discard(job)
+        if not self._live and self._empty is not None:
             self._empty.set_result(None)
             self._empty = None
+
+    def cut_off(self, error: Exception) -> int:
+        """Fail every call that is not finished; tells how many there were."""
+        waiting = [job for job in self._live if not job.future.done()]
+        for job in waiting:
+            job.future.set_exception(error)
+        return len(waiting)
 
     async def drained(self) -> None:
         """Wait until no accepted call is left."""

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from oip_host.boundary import (
     check_request,
@@ -16,6 +16,7 @@ from oip_host.boundary import (
     translate,
 )
 from oip_host.errors import (
+    ConfigurationError,
     HandlerFault,
     InvalidRequest,
     ModelNotReady,
@@ -36,6 +37,8 @@ from oip_host.types import (
 )
 
 __all__ = ["AissembleOIPKServe", "Observer"]
+
+T = TypeVar("T")
 
 log = logging.getLogger("oip_host")
 
@@ -203,7 +206,8 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             handler, "max_concurrency", None
         )
         self._lane.max_concurrency = asked or 1
-        methods = [getattr(handler, name, None) for name in (*METHODS, "model_ready")]
+        names = (*METHODS, "model_ready", "model_unload")
+        methods = [getattr(handler, name, None) for name in names]
         if any(inspect.iscoroutinefunction(method) for method in methods):
             self._loop_lane = LoopLane(
                 self.name, asked or ASYNC_CONCURRENCY, self.options.max_queue
@@ -246,6 +250,11 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             if lane is not None:
                 lane.close()
         self._enter(State.UNAVAILABLE, "unloaded")
+
+    def cut_off(self, error: OIPError) -> int:
+        """Fail every request that is not answered yet; tells how many there were."""
+        lanes = (self._lane, self._loop_lane)
+        return sum(lane.cut_off(error) for lane in lanes if lane is not None)
 
     # -- requests -------------------------------------------------------------
 
@@ -341,7 +350,7 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self.load_handler())
+            return _run(self.load_handler())
         return self.ready
 
     def start(self) -> None:
@@ -352,15 +361,24 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            asyncio.run(self.unload_handler())
+            _run(self.unload_handler())
         else:
             self._stopping = loop.create_task(self.unload_handler())
 
     def start_server(self) -> None:
-        """Serve this one model, configured by the program's own arguments."""
+        """Serve this one model, configured by the program's own arguments.
+
+        Where the configuration is wrong, the faults are logged, one line each, and the
+        program exits with 2.
+        """
         from oip_host.host import Host
 
-        Host.of([self]).run()
+        try:
+            Host.of([self]).run()
+        except ConfigurationError as error:
+            for fault in error.faults:
+                log.error("%s", fault)
+            raise SystemExit(2) from None
 
     async def __call__(
         self, body: Any, headers: dict[str, str] | None = None, verb: Any = None
@@ -374,7 +392,11 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         except (InvalidRequest, ValueError) as error:
             raise kserve.errors.InvalidInput(str(error)) from error
         except ModelNotReady as error:
-            raise kserve.errors.ModelNotReady(self.name, str(error)) from error
+            unready = kserve.errors.ModelNotReady(self.name, str(error))
+            unready.reason = str(error)  # KServe's gRPC interceptor reads it
+            raise unready from error
+        except NotSupported as error:
+            raise _NotImplemented(str(error)) from error
 
     async def predict_v1(
         self, body: Any, headers: dict[str, str], verb: Any
@@ -405,6 +427,25 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
     def get_output_types(self) -> list[dict[str, Any]]:
         """The outputs of the metadata, in KServe's form."""
         return _types(getattr(self._metadata, "outputs", []))
+
+
+class _NotImplemented(NotSupported, NotImplementedError):
+    """NotSupported in a form that KServe's own servers know too."""
+
+    reason = property(str)
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run it on a loop of its own.
+
+    `asyncio.run` would leave the thread without a current loop, and a stock KServe
+    server that starts after that needs one.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
 
 
 def _types(tensors: list[Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 
-from oip_host.errors import ModelNotFound
+from oip_host.errors import ModelNotFound, ModelNotReady
 from oip_host.model import AissembleOIPKServe
 
 __all__ = ["Registry", "newest_first"]
@@ -81,6 +81,10 @@ class Registry:
     async def load(self) -> None:
         """Load all models at once, each in its own lane."""
         await asyncio.gather(*(model.load_handler() for model in self))
+
+    def cut_off(self, reason: str) -> int:
+        """Refuse every request that is not answered yet; tells how many there were."""
+        return sum(model.cut_off(ModelNotReady(reason)) for model in self)
 
     async def unload(self) -> None:
         """Answer what is in flight and let every handler go."""

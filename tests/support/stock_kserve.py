@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import socket
 import sys
+from importlib import import_module
 from typing import Any
 
-import fakes
 import grpc.aio._server
 import kserve
 import uvicorn
 
 from oip_host import AissembleOIPKServe
+
+fakes = import_module("fakes")  # beside this file, as for a server of the tests
 
 
 def free_port() -> int:

@@ -252,7 +252,9 @@ def _described(
         "shape": tensor.shape,
         "datatype": tensor.datatype.value,
     }
-    parameters = {**as_dict(tensor.parameters), **(extra or {})}
+    parameters = as_dict(tensor.parameters)
+    parameters.pop("binary_data_size", None)  # an input's, which a handler passed on
+    parameters |= extra or {}
     if parameters:
         described["parameters"] = parameters
     return described

@@ -1,0 +1,389 @@
+"""Clients that were not written here: httpx, curl, KServe's and Triton's own."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from support.process import SUPPORT, Server, run
+from support.wire import request, tensor
+
+INFER = "/v2/models/echo/infer"
+HEADER = "Inference-Header-Content-Length"
+FAILED = "model 'failed' version '1' is not ready: model_load returned False"
+UNKNOWN = "model 'nobody' is not on this server"
+WRONG = "input 'x': shape [3] needs 3 elements, found 1"
+LATE = "model 'late' did not answer within 0.2 s"
+METADATA = {
+    "name": "echo",
+    "versions": ["1"],
+    "platform": "test",
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+    "outputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model that echoes, one that did not load, and one that is always late."""
+    gates = tmp_path_factory.mktemp("gates")
+    with Server(
+        "--handlers=echo=fakes:Echo,failed=fakes:LoadFalse?,late=fakes:Gated",
+        "--models.late.timeout_s=0.2",
+        env={"GATE_DIR": str(gates)},
+    ) as server:
+        yield server.wait_until_ready()
+        (gates / "never.open").touch()
+
+
+def answered(data: list[Any], shape: list[int], datatype: str) -> dict[str, Any]:
+    """Echo's answer to one input."""
+    outputs = [tensor(data, shape, datatype)]
+    return {"model_name": "echo", "model_version": "1", "outputs": outputs}
+
+
+def binary_request(size: int, more: dict[str, Any] | None = None) -> bytes:
+    """The JSON part of a request whose one FP32 input follows it in binary form."""
+    described: dict[str, Any] = {"name": "x", "shape": [size // 4], "datatype": "FP32"}
+    described["parameters"] = {"binary_data_size": size}
+    return json.dumps({"inputs": [described], **(more or {})}).encode()
+
+
+def binary_answer(content: bytes, length: str) -> tuple[dict[str, Any], bytes]:
+    """The JSON part of an answer and what follows it."""
+    return json.loads(content[: int(length)]), content[int(length) :]
+
+
+# -- httpx --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "datatype"),
+    [([1.5, -2.0], "FP32"), (["text", "ü"], "BYTES")],
+    ids=["fp32", "bytes"],
+)
+def test_httpx_infers(host: Server, data: list[Any], datatype: str) -> None:
+    """A JSON request has a JSON answer of the announced type and length."""
+    answer = host.post(INFER, json=request(data, [2], datatype))
+    assert (200, answered(data, [2], datatype)) == (answer.status_code, answer.json())
+    assert "application/json" == answer.headers["content-type"]
+    assert str(len(answer.content)) == answer.headers["content-length"]
+
+
+def test_httpx_sends_a_body_of_unknown_length(host: Server) -> None:
+    """A chunked body is a body."""
+    body = json.dumps(request([1.5], [1])).encode()
+    answer = host.post(INFER, content=iter([body[:7], body[7:]]))
+    assert (200, [1.5]) == (answer.status_code, answer.json()["outputs"][0]["data"])
+
+
+def test_httpx_sends_and_gets_binary_data(host: Server) -> None:
+    """Tensors behind the JSON part, there and back, as the header announces them."""
+    raw = np.array([1.5, -2.0, np.nan], np.float32).tobytes()
+    head = binary_request(len(raw), {"parameters": {"binary_data_output": True}})
+    answer = host.post(INFER, content=head + raw, headers={HEADER: str(len(head))})
+    assert (200, "application/octet-stream") == (
+        answer.status_code,
+        answer.headers["content-type"],
+    )
+    document, rest = binary_answer(answer.content, answer.headers[HEADER])
+    assert {"binary_data_size": 12} == document["outputs"][0]["parameters"]
+    assert "data" not in document["outputs"][0]
+    assert raw == rest
+
+
+def test_httpx_gets_json_for_binary_data(host: Server) -> None:
+    """Without binary_data_output the answer is plain JSON, in every part of it."""
+    head = binary_request(4)
+    answer = host.post(
+        INFER,
+        content=head + np.float32(1.5).tobytes(),
+        headers={HEADER: str(len(head))},
+    )
+    assert answered([1.5], [1], "FP32") == answer.json()
+    assert HEADER not in answer.headers
+
+
+def test_httpx_asks_for_health_and_metadata(host: Server) -> None:
+    """GET and HEAD are answered; HEAD without a body."""
+    with httpx.Client(base_url=host.url, timeout=30) as client:
+        assert {"live": True} == client.get("/v2/health/live").json()
+        assert {"ready": True} == client.get("/v2/health/ready").json()
+        assert METADATA == client.get("/v2/models/echo").json()
+        head = client.head("/v2/models/echo")
+        assert (200, b"") == (head.status_code, head.content)
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "status", "text"),
+    [
+        ("nobody", request([1.0], [1]), 404, UNKNOWN),
+        ("failed", request([1.0], [1]), 503, FAILED),
+        ("echo", request([1.0], [3]), 400, WRONG),
+        ("late", request(["never"], [1], "BYTES"), 504, LATE),
+    ],
+    ids=["unknown", "failed", "wrong", "late"],
+)
+def test_httpx_is_told_of_errors(
+    host: Server, model: str, asked: Any, status: int, text: str
+) -> None:
+    """The status is HTTP's, and the body names the fault."""
+    answer = host.post(f"/v2/models/{model}/infer", json=asked)
+    assert (status, {"error": text}) == (answer.status_code, answer.json())
+
+
+async def test_many_requests_at_once_get_each_its_own_answer(host: Server) -> None:
+    """Answers are not mixed up between connections."""
+    async with httpx.AsyncClient(base_url=host.url, timeout=30) as client:
+
+        async def ask(n: int) -> dict[str, Any]:
+            body = request([float(n)], [1], id=str(n))
+            return dict((await client.post(INFER, json=body)).json())
+
+        answers = await asyncio.gather(*(ask(n) for n in range(100)))
+    for n, answer in enumerate(answers):
+        assert {**answered([float(n)], [1], "FP32"), "id": str(n)} == answer
+
+
+# -- curl ---------------------------------------------------------------------
+
+
+def curl(host: Server, path: str, *options: str) -> tuple[int, bytes]:
+    """The status and the body that curl gets."""
+    program = shutil.which("curl")
+    if program is None:
+        pytest.skip("curl is not installed")
+    command = [program, "--silent", "--show-error", "--max-time", "30", "--noproxy",
+               "*", "--write-out", "%{stderr}%{http_code}", *options]  # fmt: skip
+    done = subprocess.run(
+        [*command, host.url + path], capture_output=True, timeout=60, check=True
+    )
+    return int(done.stderr), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "datatype"),
+    [([1.5, -2.0], "FP32"), (["text", "ü"], "BYTES")],
+    ids=["fp32", "bytes"],
+)
+def test_curl_infers(host: Server, data: list[Any], datatype: str) -> None:
+    """The request of the documentation works as it stands, without a content type."""
+    status, body = curl(host, INFER, "-d", json.dumps(request(data, [2], datatype)))
+    assert (200, answered(data, [2], datatype)) == (status, json.loads(body))
+
+
+def test_curl_sends_and_gets_binary_data(host: Server, tmp_path: Path) -> None:
+    """A file of JSON and bytes goes there and comes back."""
+    raw = np.array([1.5, -2.0], np.float32).tobytes()
+    head = binary_request(len(raw), {"parameters": {"binary_data_output": True}})
+    (tmp_path / "body").write_bytes(head + raw)
+    status, body = curl(
+        host,
+        INFER,
+        *("--data-binary", f"@{tmp_path / 'body'}", "-H", f"{HEADER}: {len(head)}"),
+    )
+    assert 200 == status
+    assert body.endswith(b"}]}" + raw)
+
+
+def test_curl_sends_a_large_body(host: Server, tmp_path: Path) -> None:
+    """curl waits for 100 Continue before a body of this size, and gets it."""
+    count = 300_000
+    (tmp_path / "body").write_text(json.dumps(request([1.5] * count, [count])))
+    status, body = curl(host, INFER, "-d", f"@{tmp_path / 'body'}")
+    assert (200, [1.5] * count) == (status, json.loads(body)["outputs"][0]["data"])
+
+
+def test_curl_asks_for_health_and_metadata(host: Server) -> None:
+    """What a probe or a person asks with curl is answered."""
+    assert 200 == curl(host, "/v2/health/live")[0]
+    assert 200 == curl(host, "/v2/health/ready", "--head")[0]
+    assert METADATA == json.loads(curl(host, "/v2/models/echo")[1])
+
+
+def test_curl_is_told_of_errors(host: Server) -> None:
+    """An error is one readable line."""
+    status, body = curl(host, INFER, "-d", "rubbish")
+    assert (400, ["error"]) == (status, list(json.loads(body)))
+    status, body = curl(host, "/v2/models/failed/ready")
+    assert (503, {"error": FAILED}) == (status, json.loads(body))
+
+
+# -- KServe's clients ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kserve(host: Server) -> Any:
+    """What KServe's REST and gRPC clients saw."""
+    program = str(SUPPORT / "client_kserve.py")
+    done = run(sys.executable, program, host.url, host.grpc_address)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "form"),
+    [("rest", "json"), ("rest", "binary"), ("grpc", "typed"), ("grpc", "raw")],
+)
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data"),
+    [
+        ("FP32", [1, 2], [1.5, -2.0]),
+        ("INT64", [2], [-(2**63), 2**63 - 1]),
+        ("BYTES", [3], ["text", "ü", ""]),
+    ],
+    ids=["fp32", "int64", "bytes"],
+)
+def test_kserves_clients_infer(
+    kserve: Any, protocol: str, form: str, datatype: str, shape: list[int], data: Any
+) -> None:
+    """Each form in which KServe's clients send a tensor comes back the same."""
+    expected = {
+        "id": "7",
+        "model": "echo",
+        "name": "x",
+        "shape": shape,
+        "datatype": datatype,
+        "data": data,
+    }
+    assert expected == kserve[protocol]["answers"][f"{datatype} {form}"]
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_kserves_clients_ask_for_health(kserve: Any, protocol: str) -> None:
+    """Server and model health are what they are; a failed model is not ready."""
+    seen = kserve[protocol]
+    assert [True] * 3 == [seen[key] for key in ("live", "ready", "model ready")]
+    assert seen["failed model ready"] is False
+
+
+def test_kserves_clients_are_told_of_errors(kserve: Any) -> None:
+    """The clients' own exceptions carry the status and the text."""
+    for key, status, code, text in (
+        ("wrong", 400, "INVALID_ARGUMENT", WRONG),
+        ("unknown", 404, "NOT_FOUND", UNKNOWN),
+    ):
+        assert status == kserve["rest"][key][0]
+        assert text in kserve["rest"][key][1]
+        assert [code, text] == kserve["grpc"][key]
+
+
+# -- Triton's clients ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def triton(host: Server) -> Any:
+    """What Triton's HTTP and gRPC clients saw."""
+    if importlib.util.find_spec("tritonclient") is None:
+        pytest.skip("tritonclient is not installed")
+    program = str(SUPPORT / "client_triton.py")
+    address = host.url.removeprefix("http://")
+    done = run(sys.executable, program, address, host.grpc_address)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+TRITON = {
+    "BOOL": ([2], [True, False]),
+    "UINT8": ([2, 1], [0, 255]),
+    "INT64": ([2], [-(2**63), 2**63 - 1]),
+    "FP16": ([2], [0.5, 65504.0]),
+    "FP32": ([1, 2], [1.5, -2.0]),
+    "FP64": ([2], [0.1, 1e300]),
+    "BYTES": ([3, 1], ["text", "ü", ""]),
+}
+
+
+@pytest.mark.parametrize(
+    ("datatype", "form", "wanted"),
+    [
+        (datatype, form, wanted)
+        for datatype in TRITON
+        for form in ("json", "binary")
+        for wanted in ("json", "binary")
+        # the client itself has no FP16 in JSON
+        if datatype != "FP16" or (form, wanted) == ("binary", "binary")
+    ],
+)
+def test_tritons_http_client_infers(
+    triton: Any, datatype: str, form: str, wanted: str
+) -> None:
+    """Every datatype goes as JSON or binary and comes back as either."""
+    expected = ["7", "echo", *TRITON[datatype]]
+    assert expected == triton["http"]["answers"][f"{datatype} {form} {wanted}"]
+
+
+@pytest.mark.parametrize("datatype", TRITON)
+def test_tritons_grpc_client_infers(triton: Any, datatype: str) -> None:
+    """Every datatype goes there and back as raw contents."""
+    expected = ["7", "echo", *TRITON[datatype]]
+    assert expected == triton["grpc"]["answers"][datatype]
+
+
+def test_tritons_clients_send_bytes_that_are_no_text(triton: Any) -> None:
+    """BYTES hold any bytes; JSON cannot, and says how else to ask."""
+    for protocol in ("http", "grpc"):
+        expected = ["7", "echo", [2], ["\\xff\x00", ""]]
+        assert expected == triton[protocol]["answers"]["not text"]
+    text = (
+        "output 'x' holds bytes that are not UTF-8, which JSON cannot carry; "
+        "ask for it with the parameter binary_data"
+    )
+    assert ["500", text] == triton["http"]["not json"]
+
+
+def test_tritons_http_client_mixes_json_and_binary(triton: Any) -> None:
+    """Inputs and outputs of both forms in one request are told apart by name."""
+    expected = {"a": [0.0, 0.0], "b": [1.0, 1.0], "c": [2.0, 2.0]}
+    assert expected == triton["http"]["mixed"]
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tritons_clients_ask_for_health_and_metadata(
+    triton: Any, protocol: str
+) -> None:
+    """Both clients see one server and one model, ready as they are."""
+    seen = triton[protocol]
+    keys = ("live", "ready", "model ready", "version ready")
+    assert [True] * 4 == [seen[key] for key in keys]
+    assert seen["failed model ready"] is False
+    assert ("oip-host", version("oip-host")) == (
+        seen["server"]["name"],
+        seen["server"]["version"],
+    )
+    assert "binary_tensor_data" in seen["server"]["extensions"]
+    model = dict(seen["model"])
+    for key in ("inputs", "outputs"):  # JSON of protobuf has an int64 as text
+        model[key] = [{**t, "shape": list(map(int, t["shape"]))} for t in model[key]]
+    assert METADATA == model
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "code", "text"),
+    [
+        ("unknown", "404", "NOT_FOUND", UNKNOWN),
+        ("unknown metadata", "404", "NOT_FOUND", UNKNOWN),
+        ("version", "404", "NOT_FOUND", "model 'echo' has no version '7', only 1"),
+        ("failed", "503", "UNAVAILABLE", FAILED),
+        ("late", "504", "DEADLINE_EXCEEDED", LATE),
+    ],
+    ids=["model", "metadata", "version", "failed", "late"],
+)
+def test_tritons_clients_are_told_of_errors(
+    triton: Any, key: str, status: str, code: str, text: str
+) -> None:
+    """The clients' own exceptions carry the status and the text."""
+    assert [status, text] == triton["http"][key]
+    assert [f"StatusCode.{code}", text] == triton["grpc"][key]

@@ -1,0 +1,224 @@
+"""How a server ends: what it still answers, what it lets go, and its exit code."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.process import Server, oip_host, wait_for
+from support.wire import ONE, Reply, infer_both, infer_grpc, infer_rest, request, rpc
+
+Serve = Callable[..., Server]
+READY = "/v2/health/ready"
+LONG = 300.0
+"""Seconds of a delay that a test does not live to see the end of."""
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def start(serve: Serve, gates: Path) -> Serve:
+    """Start a server with two gated models and one that tells of its unload."""
+
+    def started(*arguments: str, drain_delay_s: float = 0.0) -> Server:
+        return serve(
+            "--handlers=gated=fakes:Gated,other=fakes:Gated,unloads=fakes:Unloads",
+            *arguments,
+            drain_delay_s=drain_delay_s,
+            env={"GATE_DIR": str(gates), "UNLOAD_FILE": str(gates / "unloaded")},
+        ).wait_until_ready()
+
+    return started
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Future[Reply]]]:
+    """Send a request from a thread of its own."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool.submit
+
+
+def held(name: str) -> object:
+    return request([name], [1], "BYTES")
+
+
+def wait_until_held(gates: Path, name: str) -> None:
+    wait_for((gates / f"{name}.started").exists, "the call")
+
+
+def wait_until_closed(server: Server) -> None:
+    """Wait until the server takes no new connection."""
+
+    def refused() -> bool:
+        try:
+            server.get("/v2/health/live")
+        except httpx.TransportError:
+            return True
+        return False
+
+    wait_for(refused, "the end of new work")
+
+
+def test_a_server_that_is_to_stop_is_not_ready_and_still_answers(
+    start: Serve, gates: Path
+) -> None:
+    """From SIGTERM on readiness is false on both protocols, and work goes on.
+
+    Through the drain delay new connections and requests are answered; then the handlers
+    are unloaded, and the exit code is 0.
+    """
+    server = start(drain_delay_s=3)
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: server.get(READY).status_code == 503, "not ready")
+    document = {"ready": False, "error": "the server is shutting down"}
+    assert document == server.get(READY).json()
+    assert rpc(server, "ServerReady").ready is False
+    assert 200 == server.get("/v2/health/live").status_code
+    assert [200, "OK"] == [r.status for r in infer_both(server, "unloads", ONE)]
+    assert not (gates / "unloaded").exists()
+    assert server.wait() == 0
+    assert "unloads\n" == (gates / "unloaded").read_text()
+    assert "Traceback" not in server.log
+
+
+def test_requests_in_flight_are_answered(
+    start: Serve, gates: Path, background: Callable[..., Future[Reply]]
+) -> None:
+    """What was accepted before the end is answered, running or waiting, REST or gRPC.
+
+    The handlers are let go only after that.
+    """
+    server = start("--models.gated.max_queue=1", "--models.other.max_queue=1")
+    asked = [
+        background(ask, server, model, held("call"))
+        for ask, model in ((infer_rest, "gated"), (infer_grpc, "other"))
+        for _ in range(3)
+    ]
+    # one of three is refused: then one runs and one waits, on either protocol
+    wait_for(lambda: sum(reply.done() for reply in asked) == 2, "two refusals")
+    server.process.send_signal(signal.SIGTERM)
+    wait_until_closed(server)
+    assert 2 == sum(reply.done() for reply in asked)
+    assert not (gates / "unloaded").exists()
+    (gates / "call.open").touch()
+    statuses = [str(reply.result().status) for reply in asked]
+    assert ["200", "200", "503"] == sorted(statuses[:3])
+    assert ["OK", "OK", "RESOURCE_EXHAUSTED"] == sorted(statuses[3:])
+    assert server.wait() == 0
+    assert "unloads\n" == (gates / "unloaded").read_text()
+
+
+def test_an_interrupt_waits_for_no_drain(
+    start: Serve, gates: Path, background: Callable[..., Future[Reply]]
+) -> None:
+    """Ctrl-C answers what is in flight and unloads, without the drain delay."""
+    server = start(drain_delay_s=LONG)
+    asked = background(infer_rest, server, "gated", held("one"))
+    wait_until_held(gates, "one")
+    server.process.send_signal(signal.SIGINT)
+    wait_until_closed(server)
+    (gates / "one.open").touch()
+    assert 200 == asked.result().status
+    assert server.wait() == 0
+    assert "unloads\n" == (gates / "unloaded").read_text()
+
+
+def outcome(ask: Callable[..., Reply], server: Server, document: object) -> object:
+    """The status that the gated model's reply has, or that there was none."""
+    try:
+        return ask(server, "gated", document).status
+    except httpx.TransportError:
+        return "cut off"
+
+
+def test_a_second_signal_ends_the_drain_delay(start: Serve) -> None:
+    """Who asks twice does not wait for the delay."""
+    server = start(drain_delay_s=LONG)
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: server.get(READY).status_code == 503, "not ready")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=15) == 0
+
+
+def test_a_second_signal_cuts_off_requests_in_flight(
+    start: Serve, gates: Path, background: Callable[..., Future[object]]
+) -> None:
+    """Who asks twice does not wait for a handler that does not end."""
+    server = start(f"--grace_period_s={LONG}")
+    asked = [
+        background(outcome, ask, server, held("never"))
+        for ask in (infer_rest, infer_grpc)
+    ]
+    wait_until_held(gates, "never")
+    server.process.send_signal(signal.SIGTERM)
+    wait_until_closed(server)
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(timeout=15)
+    assert all(reply.result() not in (200, "OK") for reply in asked)
+
+
+def test_the_grace_period_has_an_end(
+    start: Serve, gates: Path, background: Callable[..., Future[Reply]]
+) -> None:
+    """A handler that does not end keeps no server alive, and its client is told so."""
+    server = start("--grace_period_s=1")
+    asked = background(infer_rest, server, "gated", held("never"))
+    wait_until_held(gates, "never")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=15) == 0
+    text = "the server stopped before it could answer"
+    assert (503, text) == (asked.result().status, asked.result().error)
+
+
+def test_a_load_that_does_not_end_does_not_keep_the_server(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """A server can be stopped while its models still load."""
+    server = serve(
+        "--handlers=slow=fakes:SlowLoad",
+        "--grace_period_s=1",
+        env={"SLOW_LOAD_GATE": str(tmp_path / "never")},
+    )
+    assert 200 == server.get("/v2/health/live").status_code
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=15) == 0
+
+
+def taken_port(stack: ExitStack) -> int:
+    """A port of the loopback interface where somebody listens."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "taken", [["http"], ["grpc"], ["http", "grpc"]], ids=["rest", "grpc", "both"]
+)
+def test_a_port_that_is_taken_stops_the_start(taken: list[str]) -> None:
+    """One clear line for each such option, all at once, and exit code 2."""
+    with ExitStack() as stack:
+        ports = {name: taken_port(stack) for name in taken}
+        given = {"http": 0, "grpc": 0, **ports}
+        result = oip_host(
+            "serve",
+            "--handlers=fakes:Echo",
+            "--bind=127.0.0.1",
+            *(f"--{name}_port={port}" for name, port in given.items()),
+        )
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(taken) == len(lines)
+    for line, (name, port) in zip(lines, ports.items(), strict=True):
+        assert f"kserve_{name}_port {port}: " in line
+        assert "address already in use" in line.lower()
+    assert "Traceback" not in result.stderr
+    assert "REST at" not in result.stderr + result.stdout
