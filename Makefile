@@ -29,7 +29,8 @@ test: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src plugins/*/src tests plugins/*/tests
+	$(BIN)/mypy src tests bench
+	for plugin in $(PLUGINS); do $(BIN)/mypy $$plugin/src $$plugin/tests || exit 1; done
 
 ## test-oldest: the protocol and configuration tests on the oldest kserve that works
 test-oldest:
