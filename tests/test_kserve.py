@@ -261,14 +261,15 @@ def test_a_plain_predict_does_not_block_the_server(
         ("double:predict", b'{"instances": 1}', 400),
         ("double:predict", b"{}", 500),
         ("double:explain", b'{"instances": [1]}', 501),
-        ("echo:predict", b'{"instances": [1]}', 501),
+        ("echo:predict", b'{"instances": ["text"]}', 400),
+        ("echo:predict", b'{"inputs": [1]}', 400),
         ("echo:explain", b'{"instances": [1]}', 501),
         ("failing:predict", b'{"instances": [1]}', 503),
         ("nobody:predict", b'{"instances": [1]}', 404),
     ],
     ids=[
-        "no json", "no list", "predict raises", "no explain", "handler",
-        "handler explain", "failed", "unknown",
+        "no json", "no list", "predict raises", "no explain", "handler: wrong type",
+        "handler: no instances", "handler explain", "failed", "unknown",
     ],
 )  # fmt: skip
 def test_a_failure_of_v1_is_an_error_like_any_other(

@@ -15,8 +15,10 @@ SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
     "errors", "tensors", "types", "handler", "dataplane", "hookspecs", "selection",
     "sources", "settings", "options", "plugins", "lanes", "kserve_api",
-    "kserve_messages", "kserve_models", "boundary", "model", "registry", "observers",
-    "planning", "edge.state", "edge.grpc_messages", "edge.rest_codec",
+    "kserve_messages", "kserve_models", "boundary", "statistics", "v1", "model",
+    "registry", "repository", "observers", "planning",
+    "edge.state", "edge.documents", "edge.compression", "edge.checks",
+    "edge.grpc_messages", "edge.grpc_health", "edge.rest_codec",
     "edge.grpc_codec", "edge.rest", "edge.grpc", "edge.server", "host", "cli",
 ]  # fmt: skip
 UPWARD = {("model", "host")}

@@ -844,14 +844,11 @@ def test_a_body_of_just_the_limit_is_taken(host: Server) -> None:
     assert 200 == host.post("/v2/models/echo/infer", content=content).status_code
 
 
-def test_v1_on_a_handler_is_told_to_be_missing(host: Server) -> None:
-    """A V1 request to a model without V1 learns which route there is instead."""
-    answer = host.post("/v1/models/echo:predict", json={"instances": [1]})
-    text = (
-        "model 'echo' has no V1 endpoint: its handler is not a kserve.Model; "
-        "ask POST /v2/models/echo/infer"
-    )
-    assert (501, {"error": text}) == (answer.status_code, answer.json())
+def test_v1_on_a_handler_with_one_input(host: Server) -> None:
+    """The instances are the rows of the input, and its output the predictions."""
+    answer = host.post("/v1/models/echo:predict", json={"instances": [[1, 2], [3, 4]]})
+    expected = {"predictions": [[1.0, 2.0], [3.0, 4.0]]}
+    assert (200, expected) == (answer.status_code, answer.json())
 
 
 # -- models that are not ready ------------------------------------------------

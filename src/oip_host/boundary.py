@@ -7,6 +7,7 @@ classes come from; exceptions are translated in one place.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from oip_host.errors import (
@@ -26,9 +27,46 @@ from oip_host.types import (
     as_dict,
 )
 
-__all__ = ["check_request", "checked_response", "element_total", "translate"]
+__all__ = [
+    "check_inputs",
+    "check_request",
+    "checked_response",
+    "element_total",
+    "translate",
+]
 
 log = logging.getLogger("oip_host")
+
+
+def check_inputs(request: InferenceRequest, metadata: Any) -> None:
+    """Hold a request's inputs against a model's metadata; raises InvalidRequest.
+
+    Every input of the metadata has to be there, and no other, of its datatype and
+    shape; a dimension of -1 fits any.
+    """
+    known = {tensor.name: tensor for tensor in metadata.inputs}
+    given = [tensor.name for tensor in request.inputs]
+    if sorted(given) != sorted(known):
+        raise InvalidRequest(
+            f"inputs: found {', '.join(given)}, expected {', '.join(known)}"
+        )
+    for tensor in request.inputs:
+        expected = known[tensor.name]
+        if tensor.datatype != expected.datatype:
+            datatype = getattr(expected.datatype, "value", expected.datatype)
+            raise InvalidRequest(
+                f"input '{tensor.name}': datatype {tensor.datatype.value}, "
+                f"expected {datatype}"
+            )
+        fits = len(tensor.shape) == len(expected.shape) and all(
+            want in (size, -1)
+            for size, want in zip(tensor.shape, expected.shape, strict=True)
+        )
+        if not fits:
+            raise InvalidRequest(
+                f"input '{tensor.name}': shape {tensor.shape}, "
+                f"expected {list(expected.shape)}"
+            )
 
 
 def checked_response(
@@ -117,7 +155,7 @@ def _selected(
     return [by_name[want.name] for want in wanted]
 
 
-def element_total(tensors: list[Any]) -> int:
+def element_total(tensors: Iterable[Any]) -> int:
     """The number of elements of all tensors that are arrays by now."""
     arrays = [tensor.data.array for tensor in tensors]
     return sum(int(array.size) for array in arrays if array is not None)

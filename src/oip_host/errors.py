@@ -2,10 +2,12 @@
 
     OIPError                   500  INTERNAL
     ├── InvalidRequest         400  INVALID_ARGUMENT    the request is wrong
+    ├── Forbidden              403  PERMISSION_DENIED   not allowed by an option
     ├── NotFound               404  NOT_FOUND           no such route
     │   └── ModelNotFound                               no such model or version
     ├── MethodNotAllowed       405  UNIMPLEMENTED       no such verb on the route
     ├── PayloadTooLarge        413  RESOURCE_EXHAUSTED  over the body limit
+    ├── UnsupportedEncoding    415  UNIMPLEMENTED       the body's Content-Encoding
     ├── HandlerFault           500  INTERNAL            the handler or its output fails
     ├── NotSupported           501  UNIMPLEMENTED       the handler does not offer this
     ├── ModelNotReady          503  UNAVAILABLE         loading, failed or unloaded
@@ -29,6 +31,7 @@ from typing import ClassVar
 __all__ = [
     "ConfigurationError",
     "DeadlineExceeded",
+    "Forbidden",
     "HandlerFault",
     "InvalidRequest",
     "MethodNotAllowed",
@@ -39,6 +42,7 @@ __all__ = [
     "OIPError",
     "Overloaded",
     "PayloadTooLarge",
+    "UnsupportedEncoding",
     "nearest",
 ]
 
@@ -57,6 +61,13 @@ class InvalidRequest(OIPError):
 
     http_status = 400
     grpc_status = "INVALID_ARGUMENT"
+
+
+class Forbidden(OIPError):
+    """An option of the host does not allow this."""
+
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
 
 
 class NotFound(OIPError):
@@ -82,6 +93,13 @@ class PayloadTooLarge(OIPError):
 
     http_status = 413
     grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class UnsupportedEncoding(OIPError):
+    """The body is compressed in a way that the host cannot read."""
+
+    http_status = 415
+    grpc_status = "UNIMPLEMENTED"
 
 
 class HandlerFault(OIPError):

@@ -78,6 +78,8 @@ class Inference:
     total_s: float
     elements_in: int
     elements_out: int
+    kserve_model: bool = False
+    """Whether a `kserve.Model` answered, of which KServe takes metrics of its own."""
 
 
 @hookspec

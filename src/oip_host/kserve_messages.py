@@ -102,7 +102,7 @@ def request_from_kserve(request: InferRequest) -> InferenceRequest:
             )
             for tensor in request.inputs
         ],
-        outputs=outputs or None,
+        outputs=outputs,
     )
 
 

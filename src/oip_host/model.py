@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from oip_host import v1
 from oip_host.boundary import (
+    check_inputs,
     check_request,
     checked_response,
     element_total,
@@ -30,6 +32,7 @@ from oip_host.kserve_models import KServeModelHandler
 from oip_host.lanes import Job, Lane, LoopLane, ThreadLane
 from oip_host.options import ModelOptions
 from oip_host.selection import DEFAULT_VERSION
+from oip_host.statistics import Statistics
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
@@ -90,6 +93,9 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         self.options = options or ModelOptions()
         self.observer = observer or Observer()
         self.load_s: float | None = None
+        self.unloaded = False
+        """Whether somebody unloaded it, so that nobody counts on it."""
+        self.statistics = Statistics()
         self._source = model_handler
         self.model_handler: Any = None
         self._metadata: ModelMetadataResponse | OIPError | None = None
@@ -157,6 +163,7 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
 
         The reason is in `reason`, and in the log with its traceback.
         """
+        self.unloaded = False
         self._enter(State.LOADING)
         started = time.perf_counter()
         try:
@@ -181,12 +188,15 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             await self._describe()
         return bool(loaded)
 
+    def _is_factory(self) -> bool:
+        return inspect.isclass(self._source) or not (
+            hasattr(self._source, METHODS[0]) or isinstance(self._source, kserve.Model)
+        )
+
     def _made(self) -> Any:
         """The handler, constructed where that is left to the host."""
         source = self._source
-        if inspect.isclass(source) or not hasattr(source, METHODS[0]):
-            if isinstance(source, kserve.Model):
-                return KServeModelHandler(source)
+        if self._is_factory():
             source = source()
         if isinstance(source, kserve.Model):
             return KServeModelHandler(source)
@@ -233,9 +243,29 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             )
             self._metadata = translate(error, self.name)
 
+    def fresh(self) -> AissembleOIPKServe | None:
+        """The same model, not loaded; None where a program made its only handler."""
+        if not self._is_factory():
+            return None
+        fresh = AissembleOIPKServe(
+            self.name,
+            self._source,
+            version=self.version,
+            optional=self.optional,
+            options=self.options,
+        )
+        fresh.statistics = self.statistics
+        return fresh
+
+    def retire(self) -> Observer:
+        """Tell nobody of anything from now on: another one takes the model's place."""
+        observer, self.observer = self.observer, Observer()
+        return observer
+
     async def unload_handler(self) -> None:
         """Refuse new requests, answer those in flight, and let the handler go."""
         was_ready = self.ready
+        self.unloaded = True
         self._enter(State.UNLOADING)
         for lane in (self._lane, self._loop_lane):
             if lane is not None:
@@ -249,6 +279,8 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         for lane in (self._lane, self._loop_lane):
             if lane is not None:
                 lane.close()
+        if self._is_factory():
+            self.model_handler = self._metadata = None
         self._enter(State.UNAVAILABLE, "unloaded")
 
     def cut_off(self, error: OIPError) -> int:
@@ -291,29 +323,46 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         asynchronous = inspect.iscoroutinefunction(self.model_handler.infer)
         run = self._run_async if asynchronous else self._run
         lane = self._loop_lane if asynchronous and self._loop_lane else self._lane
+        answer: InferenceResponse = await self._observed(
+            protocol, lane, limit, run, request
+        )
+        return answer
+
+    async def _observed(
+        self, protocol: str, lane: Lane, limit: float, run: Any, *args: Any
+    ) -> Any:
+        """The result of a call in a lane, counted and told; raises OIPError only."""
         job: Job | None = None
         failure: OIPError | None = None
-        response: InferenceResponse | None = None
+        result: Any = None
         try:
-            job = lane.submit(run, request, timeout_s=limit)
-            response = await job.future
-            return response
+            job = lane.submit(run, *args, timeout_s=limit)
+            result = await job.future
+            return result
         except Exception as error:
             failure = translate(error, self.name)
             raise failure from None
         finally:
+            record = self._record(protocol, job, failure, args[0], result)
+            self.statistics.add(record)
             if self.observer.inference is not None:
-                self.observer.inference(
-                    self._record(protocol, job, failure, request, response)
-                )
+                self.observer.inference(record)
+
+    def _check(self, request: InferenceRequest) -> None:
+        check_request(request)
+        asked = self.options.check_metadata or getattr(
+            self.model_handler, "check_metadata", False
+        )
+        if asked and isinstance(self._metadata, ModelMetadataResponse):
+            check_inputs(request, self._metadata)
 
     def _run(self, request: InferenceRequest) -> InferenceResponse:
-        check_request(request)
+        self._check(request)
         answer = self.model_handler.infer(request, self.name, self.version)
         return self._finished(request, answer)
 
     async def _run_async(self, request: InferenceRequest) -> InferenceResponse:
-        check_request(request)
+        self._check(request)
         answer = await self.model_handler.infer(request, self.name, self.version)
         return self._finished(request, answer)
 
@@ -325,18 +374,18 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         protocol: str,
         job: Job | None,
         failure: OIPError | None,
-        request: InferenceRequest,
-        response: InferenceResponse | None,
+        request: Any,
+        result: Any,
     ) -> Inference:
         queue_s, handler_s = (job.queue_s, job.run_s) if job else (0.0, 0.0)
-        outcome = (
-            "ok" if response else type(failure).__name__ if failure else "Cancelled"
-        )
+        outcome = "Cancelled" if result is None else "ok"
         return Inference(
-            self.name, self.version, protocol, outcome, queue_s, handler_s,
-            queue_s + handler_s,
-            element_total(request.inputs),
-            element_total(response.outputs) if response else 0,
+            self.name, self.version, protocol,
+            type(failure).__name__ if failure else outcome,
+            queue_s, handler_s, queue_s + handler_s,
+            element_total(getattr(request, "inputs", ())),
+            element_total(getattr(result, "outputs", ())),
+            isinstance(self.model_handler, KServeModelHandler),
         )  # fmt: skip
 
     # -- as a kserve.Model ----------------------------------------------------
@@ -401,24 +450,25 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
     async def predict_v1(
         self, body: Any, headers: dict[str, str], verb: Any
     ) -> tuple[Any, dict[str, str]]:
-        """The answer to a V1 request and its headers; only a `kserve.Model` has one."""
+        """The answer to a V1 request and its headers.
+
+        A `kserve.Model` takes the body as it is; a handler with one input takes
+        `{"instances": [...]}` as that input, and answers `{"predictions": [...]}`.
+        """
         if self.state is not State.READY:
             raise self.not_ready()
-        if not isinstance(self.model_handler, KServeModelHandler):
-            raise NotSupported(
-                f"model '{self.name}' has no V1 endpoint: its handler is not a "
-                f"kserve.Model; ask POST /v2/models/{self.name}/infer"
-            )
-        assert self._loop_lane is not None
-        verb = verb or kserve.model.InferenceVerb.PREDICT
-        try:
-            job = self._loop_lane.submit(
-                self.model_handler.predict_v1, body, headers, verb,
-                timeout_s=self.options.timeout_s,
+        predict = kserve.model.InferenceVerb.PREDICT
+        if isinstance(self.model_handler, KServeModelHandler):
+            assert self._loop_lane is not None
+            answer: tuple[Any, dict[str, str]] = await self._observed(
+                "v1", self._loop_lane, self.options.timeout_s,
+                self.model_handler.predict_v1, body, headers, verb or predict,
             )  # fmt: skip
-            return await job.future  # type: ignore[no-any-return]
-        except Exception as error:
-            raise translate(error, self.name) from None
+            return answer
+        if verb not in (None, predict):
+            raise NotSupported(f"model '{self.name}' does not explain")
+        request = v1.request(body, await self.metadata())
+        return v1.response(await self.infer(request, protocol="v1")), {}
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs of the metadata, in KServe's form."""

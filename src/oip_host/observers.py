@@ -73,7 +73,8 @@ class Metrics:
             )
         times[0].observe(inference.queue_s)
         times[1].observe(inference.handler_s)
-        times[2].observe(inference.handler_s)
+        if not inference.kserve_model:
+            times[2].observe(inference.handler_s)
 
     @hookimpl
     def oip_model_state(self, change: StateChange) -> None:

@@ -46,6 +46,9 @@ class ModelOptions(BaseModel):
     timeout_s: float = Field(
         300.0, gt=0, description="Seconds within which a request is answered or refused"
     )
+    check_metadata: bool = Field(
+        False, description="Hold inputs against the metadata of the model"
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="What the handler's own Settings takes"
     )

@@ -68,9 +68,23 @@ class Registry:
         assert newest is not None
         return newest
 
+    def all_of(self, name: str) -> list[AissembleOIPKServe]:
+        """Every version of a model, newest first; raises ModelNotFound."""
+        self.find(name)
+        return list(self._models[name].values())
+
+    def matching(self, name: str, version: str | None) -> list[AissembleOIPKServe]:
+        """One version of a model, all of its versions, or without a name all models."""
+        if not name:
+            return list(self)
+        return [self.find(name, version)] if version else self.all_of(name)
+
     async def unready(self) -> list[str]:
-        """Why the server is not ready: a line for each model that has to be ready."""
-        required = [model for model in self if not model.optional]
+        """Why the server is not ready: a line for each model that has to be ready.
+
+        A model that somebody unloaded does not have to be.
+        """
+        required = [model for model in self if not (model.optional or model.unloaded)]
         healthy = await asyncio.gather(*(model.healthy() for model in required))
         return [
             str(model.not_ready())

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -80,6 +80,9 @@ class Settings(BaseModel):
     )
     oip_max_body_bytes: int = Field(
         64 << 20, ge=1, description="The largest HTTP request body"
+    )
+    oip_model_control: Literal["none", "explicit"] = Field(
+        "none", description="Whether clients may load and unload models"
     )
     oip_models: dict[str, Any] = Field(
         default_factory=dict, description="Options by model name, as a JSON object"

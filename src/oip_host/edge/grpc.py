@@ -9,16 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.json_format import ParseDict
+from grpc_reflection.v1alpha import reflection
 
-from oip_host.edge import grpc_codec
-from oip_host.edge.grpc_messages import SERVICE, message
-from oip_host.edge.rest import metadata_document
+from oip_host.edge import documents, grpc_codec, grpc_health
+from oip_host.edge.grpc_messages import SERVICE, message, pool
 from oip_host.edge.state import ServerState
 from oip_host.errors import OIPError
 
 __all__ = ["GrpcEdge"]
 
 log = logging.getLogger("oip_host")
+
+RPCS = (
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+)
+"""The RPCs beside ModelInfer, each with a method and a `<name>Request` message."""
 
 
 class GrpcEdge:
@@ -35,17 +50,14 @@ class GrpcEdge:
             options=[("grpc.so_reuseport", 0), *options.items()],
         )
         handlers = {"ModelInfer": _handler(self._infer)}
-        for method in (
-            self.ServerLive,
-            self.ServerReady,
-            self.ModelReady,
-            self.ServerMetadata,
-            self.ModelMetadata,
-        ):
-            name = method.__name__
-            handlers[name] = _handler(method, message(f"{name}Request"))
+        for name in RPCS:
+            handlers[name] = _handler(getattr(self, name), message(f"{name}Request"))
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, handlers),)
+        )
+        grpc_health.serve(self._server, state)
+        reflection.enable_server_reflection(
+            (SERVICE, grpc_health.SERVICE, reflection.SERVICE_NAME), self._server, pool
         )
 
     def bind(
@@ -103,8 +115,39 @@ class GrpcEdge:
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         model = self._registry.find(request.name, request.version or None)
         versions = self._registry.versions(request.name)
-        document = metadata_document(await model.metadata(), request.name, versions)
+        document = documents.metadata(await model.metadata(), request.name, versions)
         return message("ModelMetadataResponse")(**document)
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        model = self._registry.find(request.name, request.version or None)
+        document = documents.config(await model.metadata(), model)
+        return message("ModelConfigResponse")(config=document)
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        models = self._registry.matching(request.name, request.version or None)
+        answer = message("ModelStatisticsResponse")()
+        # what has no field here, as the empty lists of Triton's optional parts
+        return ParseDict(
+            documents.statistics(models), answer, ignore_unknown_fields=True
+        )
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        index = self._state.repository.index(request.ready)
+        return message("RepositoryIndexResponse")(models=index)
+
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+        name = request.model_name or request.repository_name
+        await self._state.repository.load(name)
+        return message("RepositoryModelLoadResponse")(model_name=name, isLoaded=True)
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> Any:
+        name = request.model_name or request.repository_name
+        await self._state.repository.unload(name)
+        return message("RepositoryModelUnloadResponse")(
+            model_name=name, isUnloaded=True
+        )
 
 
 def _handler(method: Callable[[Any, Any], Awaitable[Any]], request: Any = None) -> Any:

@@ -10,14 +10,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from oip_host.edge import checks
 from oip_host.edge.grpc_messages import message
 from oip_host.errors import HandlerFault, InvalidRequest
 from oip_host.tensors import (
-    Datatype,
     TensorData,
     from_list,
     from_raw,
-    numpy_dtype,
     to_raw,
 )
 from oip_host.types import (
@@ -63,8 +62,7 @@ def parse(data: bytes) -> Any:
 def decode(wire: Any) -> InferenceRequest:
     """The host's message for a protobuf request; raises InvalidRequest."""
     raw = wire.raw_input_contents
-    if not wire.inputs:
-        raise InvalidRequest("inputs: found none, expected at least one")
+    checks.some(wire.inputs)
     if raw and len(raw) != len(wire.inputs):
         raise InvalidRequest(
             f"raw_input_contents: found {len(raw)}, expected {len(wire.inputs)}, "
@@ -74,38 +72,26 @@ def decode(wire: Any) -> InferenceRequest:
         _input(tensor, f"inputs[{i}]", raw[i] if raw else None)
         for i, tensor in enumerate(wire.inputs)
     ]
-    _unique([tensor.name for tensor in tensors], "inputs")
+    checks.unique((tensor.name for tensor in tensors), "inputs")
     wanted = [
-        RequestOutput(name=output.name, parameters=_parameters(output.parameters))
-        for output in wire.outputs
+        RequestOutput(
+            name=output.name,
+            parameters=_parameters(output.parameters, f"outputs[{i}]."),
+        )
+        for i, output in enumerate(wire.outputs)
     ]
-    _unique([output.name for output in wanted], "outputs")
+    checks.unique((output.name for output in wanted), "outputs")
     return InferenceRequest(
         id=wire.id or None,
         parameters=_parameters(wire.parameters),
         inputs=tensors,
-        outputs=wanted or None,
+        outputs=wanted,
     )
 
 
-def _unique(names: list[str], where: str) -> None:
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"{where}: the name '{twice}' stands there more than once")
-
-
 def _input(tensor: Any, where: str, raw: bytes | None) -> RequestInput:
-    shape = list(tensor.shape)
-    for i, size in enumerate(shape):
-        if size < 0:
-            raise InvalidRequest(
-                f"{where}.shape[{i}]: found the int {size}, "
-                "expected an integer of 0 or more"
-            )
-    try:
-        numpy_dtype(tensor.datatype)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}.datatype: {error}") from None
+    shape = checks.dimensions(tensor.shape, where)
+    datatype = checks.datatype(tensor.datatype, where)
     try:
         data = TensorData(_elements(tensor, raw))
     except (TypeError, ValueError) as error:
@@ -113,8 +99,8 @@ def _input(tensor: Any, where: str, raw: bytes | None) -> RequestInput:
     return RequestInput(
         name=tensor.name,
         shape=shape,
-        datatype=Datatype(tensor.datatype),
-        parameters=_parameters(tensor.parameters),
+        datatype=datatype,
+        parameters=_parameters(tensor.parameters, f"{where}."),
         data=data,
     )
 
@@ -133,16 +119,12 @@ def _elements(tensor: Any, raw: bytes | None) -> Any:
     return from_list(list(getattr(tensor.contents, expected)), tensor.datatype)
 
 
-def _parameters(parameters: Mapping[str, Any]) -> Parameters | None:
-    if not parameters:
-        return None
+def _parameters(parameters: Mapping[str, Any], where: str = "") -> Parameters | None:
     plain = {}
     for name, value in parameters.items():
         choice = value.WhichOneof("parameter_choice")
         plain[name] = getattr(value, choice) if choice else None
-    if not isinstance(plain.get("content_type", ""), str):
-        raise InvalidRequest("parameters.content_type: expected a string")
-    return Parameters.model_validate(plain)
+    return checks.parameters(plain, where)
 
 
 def encode(request: Any, response: InferenceResponse) -> bytes:

@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 from prometheus_client import REGISTRY, exposition
 
-from oip_host.edge import rest_codec
+from oip_host.edge import documents, rest_codec
+from oip_host.edge.compression import MINIMUM, accepted, compress, decompress
 from oip_host.edge.state import ServerState
 from oip_host.errors import (
     InvalidRequest,
@@ -21,7 +22,6 @@ from oip_host.errors import (
     OIPError,
     PayloadTooLarge,
 )
-from oip_host.types import ModelMetadataResponse
 
 __all__ = ["RestEdge", "error_body"]
 
@@ -44,6 +44,16 @@ class Answer:
     body: bytes
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that has found its route."""
+
+    name: str
+    version: str | None
+    headers: dict[bytes, bytes]
+    receive: Receive
 
 
 def error_body(error: Exception) -> bytes:
@@ -70,8 +80,9 @@ class RestEdge:
         if scope["type"] != "http" or not ours:
             await self._fallback(scope, receive, send)
             return
+        headers = dict(scope["headers"])
         try:
-            answer = await self._answer(scope, path, receive)
+            answer = await self._answer(scope["method"], path, headers, receive)
         except OIPError as error:
             answer = failure(error)
         except asyncio.CancelledError:  # the grace period is over: nobody else cancels
@@ -79,6 +90,7 @@ class RestEdge:
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             answer = failure(OIPError("the server failed; its log has the reason"))
+        answer = await _compressed(answer, headers)
         await send(
             {
                 "type": "http.response.start",
@@ -91,42 +103,28 @@ class RestEdge:
         )
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answer(self, scope: Scope, path: str, receive: Receive) -> Answer:
-        method = scope["method"]
+    async def _answer(
+        self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive
+    ) -> Answer:
         name, version, action = _route(path)
-        expected = "POST" if action == "infer" else "GET"
+        expected = "POST" if action in _POSTS else "GET"
         if method != expected and not (method == "HEAD" and expected == "GET"):
             raise MethodNotAllowed(
                 f"{path}: found method {method}, expected {expected}"
             )
-        if action == "infer":
-            return await self._infer(name, version, scope, receive)
-        if name:
-            return await self._model(name, version, action)
-        return await getattr(self, f"_{action}")(scope)  # type: ignore[no-any-return]
+        call = Call(name, version, headers, receive)
+        return await getattr(self, f"_{action}")(call)  # type: ignore[no-any-return]
 
-    async def _infer(
-        self, name: str, version: str | None, scope: Scope, receive: Receive
-    ) -> Answer:
-        model = self._registry.find(name, version)
-        if not model.ready:
-            raise model.not_ready()
-        headers = dict(scope["headers"])
-        body = await self._body(headers, receive)
-        request = rest_codec.decode(body, _header_length(headers))
-        response = await model.infer(request, protocol="rest")
-        content, head = rest_codec.encode(request, response)
-        if head is None:
-            return Answer(content)
-        return Answer(content, headers=(_OCTETS, (_HEADER_LENGTH, b"%d" % head)))
-
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        if int(headers.get(b"content-length", b"0")) > self._max_body:
+    async def _body(self, call: Call) -> bytes:
+        """The whole body, decompressed."""
+        length = call.headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body:
             raise self._too_large()
         parts: list[bytes] = []
         size = 0
-        while True:
-            message = await receive()
+        more = True
+        while more:
+            message = await call.receive()
             if message["type"] == "http.disconnect":
                 raise InvalidRequest("the client left before its request was complete")
             part = message.get("body", b"")
@@ -134,44 +132,91 @@ class RestEdge:
             if size > self._max_body:
                 raise self._too_large()
             parts.append(part)
-            if not message.get("more_body"):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+            more = message.get("more_body", False)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        encoding = call.headers.get(b"content-encoding")
+        if encoding is None:
+            return body
+        return decompress(body, encoding.decode("latin-1"), self._max_body)
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
             f"the body is larger than {self._max_body} bytes, which is max_body_bytes"
         )
 
-    async def _model(self, name: str, version: str | None, action: str) -> Answer:
-        model = self._registry.find(name, version)
-        if action == "ready":
-            if not await model.healthy():
-                raise model.not_ready()
-            return _json({"name": name, "ready": True})
+    # -- of a model -----------------------------------------------------------
+
+    async def _infer(self, call: Call) -> Answer:
+        model = self._registry.find(call.name, call.version)
+        if not model.ready:
+            raise model.not_ready()
+        body = await self._body(call)
+        request = rest_codec.decode(body, _header_length(call.headers))
+        response = await model.infer(request, protocol="rest")
+        content, head = rest_codec.encode(request, response)
+        if head is None:
+            return Answer(content)
+        return Answer(content, headers=(_OCTETS, (_HEADER_LENGTH, b"%d" % head)))
+
+    async def _metadata(self, call: Call) -> Answer:
+        model = self._registry.find(call.name, call.version)
+        versions = self._registry.versions(call.name)
+        return _json(documents.metadata(await model.metadata(), call.name, versions))
+
+    async def _ready(self, call: Call) -> Answer:
+        model = self._registry.find(call.name, call.version)
+        if not await model.healthy():
+            raise model.not_ready()
+        return _json({"name": call.name, "ready": True})
+
+    async def _config(self, call: Call) -> Answer:
+        model = self._registry.find(call.name, call.version)
+        return _json(documents.config(await model.metadata(), model))
+
+    async def _stats(self, call: Call) -> Answer:
         return _json(
-            metadata_document(
-                await model.metadata(), name, self._registry.versions(name)
-            )
+            documents.statistics(self._registry.matching(call.name, call.version))
         )
 
-    async def _server(self, scope: Scope) -> Answer:
+    # -- of the repository ----------------------------------------------------
+
+    async def _index(self, call: Call) -> Answer:
+        asked = rest_codec.optional_object(await self._body(call))
+        ready = asked.get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidRequest(f"ready: found {ready!r}, expected true or false")
+        return _json(self._state.repository.index(ready))
+
+    async def _load(self, call: Call) -> Answer:
+        rest_codec.optional_object(await self._body(call))
+        await self._state.repository.load(call.name)
+        return _json({"name": call.name, "load": True})
+
+    async def _unload(self, call: Call) -> Answer:
+        rest_codec.optional_object(await self._body(call))
+        await self._state.repository.unload(call.name)
+        return _json({"name": call.name, "unload": True})
+
+    # -- of the server --------------------------------------------------------
+
+    async def _server(self, call: Call) -> Answer:
         return _json(self._state.metadata())
 
-    async def _live(self, scope: Scope) -> Answer:
+    async def _live(self, call: Call) -> Answer:
         return _json({"live": True})
 
-    async def _health(self, scope: Scope) -> Answer:
+    async def _health(self, call: Call) -> Answer:
         reasons = await self._state.unready()
         if reasons:
             document = {"ready": False, "error": "; ".join(reasons)}
             return Answer(orjson.dumps(document), status=503)
         return _json({"ready": True})
 
-    async def _models(self, scope: Scope) -> Answer:
+    async def _models(self, call: Call) -> Answer:
         return _json({"models": self._registry.names()})
 
-    async def _metrics(self, scope: Scope) -> Answer:
-        accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+    async def _metrics(self, call: Call) -> Answer:
+        accept = call.headers.get(b"accept", b"").decode("latin-1")
         encoder, content_type = exposition.choose_encoder(accept)
         headers = ((b"content-type", content_type.encode()),)
         return Answer(encoder(REGISTRY), headers=headers)
@@ -183,49 +228,65 @@ def failure(error: OIPError) -> Answer:
     return Answer(error_body(error), error.http_status, (_JSON, *extra))
 
 
-def metadata_document(
-    metadata: ModelMetadataResponse, name: str, versions: list[str]
-) -> dict[str, Any]:
-    """A model's metadata as the protocol has it, under the name that is served."""
-    return {
-        "name": name,
-        "versions": versions,
-        "platform": metadata.platform or "",
-        "inputs": [_tensor(tensor) for tensor in metadata.inputs],
-        "outputs": [_tensor(tensor) for tensor in metadata.outputs],
-    }
+async def _compressed(answer: Answer, headers: dict[bytes, bytes]) -> Answer:
+    """The answer in the encoding that the client asks for, if it is worth it."""
+    wanted = headers.get(b"accept-encoding")
+    if wanted is None or len(answer.body) < MINIMUM:
+        return answer
+    encoding = accepted(wanted.decode("latin-1"))
+    if encoding is None:
+        return answer
+    loop = asyncio.get_running_loop()  # zlib takes its time, and lets others run
+    body = await loop.run_in_executor(None, compress, answer.body, encoding)
+    extra = ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
+    return Answer(body, answer.status, (*answer.headers, *extra))
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
-    datatype = getattr(tensor.datatype, "value", tensor.datatype)
-    return {"name": tensor.name, "datatype": datatype, "shape": list(tensor.shape)}
-
-
+_POSTS = frozenset({"infer", "index", "load", "unload"})
 _SERVER_ROUTES = {
     "/v2": "server",
     "/v2/": "server",
     "/v2/health/live": "live",
     "/v2/health/ready": "health",
     "/v2/models": "models",
+    "/v2/models/stats": "stats",
+    "/v2/repository/index": "index",
     "/metrics": "metrics",
+}
+_MODEL_ROUTES = {
+    (): "metadata",
+    ("ready",): "ready",
+    ("infer",): "infer",
+    ("config",): "config",
+    ("stats",): "stats",
+}
+_REPOSITORY_ROUTES: dict[tuple[str, ...], str] = {
+    ("load",): "load",
+    ("unload",): "unload",
 }
 
 
 def _route(path: str) -> tuple[str, str | None, str]:
     """The model, its version and the action that a path means; raises NotFound."""
-    action = _SERVER_ROUTES.get(path)
-    if action:
-        return "", None, action
-    parts = path.split("/")[3:] if path.startswith("/v2/models/") else []
-    name, version = (parts[0], None) if parts and parts[0] else ("", None)
-    rest = parts[1:]
-    if len(rest) >= 2 and rest[0] == "versions" and rest[1]:
-        version, rest = rest[1], rest[2:]
-    if name and not rest:
-        return name, version, "metadata"
-    if name and len(rest) == 1 and rest[0] in ("infer", "ready"):
-        return name, version, rest[0]
-    raise NotFound(f"no such path: {path}")
+    if path in _SERVER_ROUTES:
+        return "", None, _SERVER_ROUTES[path]
+    _, _, *parts = path.split("/")
+    version = None
+    routes: dict[tuple[str, ...], str] = {}
+    if parts[0] == "models":
+        name, *rest = [*parts[1:], ""][: max(1, len(parts) - 1)]
+        routes = _MODEL_ROUTES
+        if len(rest) >= 2 and rest[0] == "versions" and rest[1]:
+            version, rest = rest[1], rest[2:]
+    elif parts[:2] == ["repository", "models"] and len(parts) > 2:
+        name, *rest = parts[2:]
+        routes = _REPOSITORY_ROUTES
+    else:
+        name, rest = "", []
+    action = routes.get(tuple(rest))
+    if not name or action is None:
+        raise NotFound(f"no such path: {path}")
+    return name, version, action
 
 
 def _header_length(headers: dict[bytes, bytes]) -> int | None:

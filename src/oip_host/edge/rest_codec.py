@@ -13,13 +13,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from oip_host.edge import checks
+from oip_host.edge.checks import found
 from oip_host.errors import HandlerFault, InvalidRequest
 from oip_host.tensors import (
     Datatype,
     TensorData,
     from_list,
     from_raw,
-    numpy_dtype,
     to_raw,
 )
 from oip_host.types import (
@@ -32,7 +33,7 @@ from oip_host.types import (
     as_dict,
 )
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "optional_object"]
 
 T = TypeVar("T")
 
@@ -54,19 +55,18 @@ def decode(body: bytes, header_length: int | None = None) -> InferenceRequest:
     document = _json(view if header_length is None else view[:header_length])
     rest = _Rest(view[len(body) if header_length is None else header_length :])
     inputs = _field(document, "inputs", list, "")
-    if not inputs:
-        raise InvalidRequest("inputs: found none, expected at least one")
+    checks.some(inputs)
     tensors = [_input(entry, f"inputs[{i}]", rest) for i, entry in enumerate(inputs)]
     rest.finish()
-    _unique([tensor.name for tensor in tensors], "inputs")
+    checks.unique((tensor.name for tensor in tensors), "inputs")
     outputs = _optional(document, "outputs", list, "") or []
     wanted = [_wanted(entry, f"outputs[{i}]") for i, entry in enumerate(outputs)]
-    _unique([output.name for output in wanted], "outputs")
+    checks.unique((output.name for output in wanted), "outputs")
     return InferenceRequest(
         id=_optional(document, "id", str, ""),
         parameters=_parameters(document, ""),
         inputs=tensors,
-        outputs=wanted or None,
+        outputs=wanted,
     )
 
 
@@ -100,14 +100,13 @@ def _json(data: memoryview) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InvalidRequest(f"the body is {_kind(document)}, expected an object")
+        raise InvalidRequest(f"the body is {found(document)}, expected an object")
     return document
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    return _KINDS.get(type(value)) or f"the {type(value).__name__} {value}"
+def optional_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body, empty for an empty body; raises InvalidRequest."""
+    return _json(memoryview(body)) if body.strip() else {}
 
 
 def _optional(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T | None:
@@ -117,7 +116,7 @@ def _optional(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T 
         return None
     if type(value) is not kind:
         raise InvalidRequest(
-            f"{where}{name}: found {_kind(value)}, expected {_KINDS[kind]}"
+            f"{where}{name}: found {found(value)}, expected {_KINDS[kind]}"
         )
     return value
 
@@ -131,27 +130,12 @@ def _field(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T:
 
 def _object(entry: Any, where: str) -> dict[str, Any]:
     if type(entry) is not dict:
-        raise InvalidRequest(f"{where}: found {_kind(entry)}, expected an object")
+        raise InvalidRequest(f"{where}: found {found(entry)}, expected an object")
     return entry
 
 
 def _parameters(entry: dict[str, Any], where: str) -> Parameters | None:
-    found = _optional(entry, "parameters", dict, where)
-    if not found:
-        return None
-    content_type = found.get("content_type")
-    if content_type is not None and type(content_type) is not str:
-        raise InvalidRequest(
-            f"{where}parameters.content_type: found {_kind(content_type)}, "
-            "expected a string"
-        )
-    return Parameters.model_validate(found)
-
-
-def _unique(names: list[str], where: str) -> None:
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"{where}: the name '{twice}' stands there more than once")
+    return checks.parameters(_optional(entry, "parameters", dict, where), where)
 
 
 def _wanted(entry: Any, where: str) -> RequestOutput:
@@ -162,26 +146,11 @@ def _wanted(entry: Any, where: str) -> RequestOutput:
     )
 
 
-def _shape(fields: dict[str, Any], where: str) -> list[int]:
-    shape = _field(fields, "shape", list, f"{where}.")
-    for i, size in enumerate(shape):
-        if type(size) is not int or size < 0:
-            raise InvalidRequest(
-                f"{where}.shape[{i}]: found {_kind(size)}, "
-                "expected an integer of 0 or more"
-            )
-    return shape
-
-
 def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
     fields = _object(entry, where)
     name = _field(fields, "name", str, f"{where}.")
-    shape = _shape(fields, where)
-    datatype = _field(fields, "datatype", str, f"{where}.")
-    try:
-        numpy_dtype(datatype)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}.datatype: {error}") from None
+    shape = checks.dimensions(_field(fields, "shape", list, f"{where}."), where)
+    datatype = checks.datatype(_field(fields, "datatype", str, f"{where}."), where)
     parameters = _parameters(fields, f"{where}.")
     size = as_dict(parameters).get("binary_data_size")
     try:
@@ -193,7 +162,7 @@ def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
             raise ValueError("has both data and binary_data_size, expected one of them")
         elif type(size) is not int or size < 0:
             raise ValueError(
-                f"binary_data_size is {_kind(size)}, expected a size in bytes"
+                f"binary_data_size is {found(size)}, expected a size in bytes"
             )
         else:
             data = TensorData(from_raw(rest.take(size, where), datatype))
@@ -202,7 +171,7 @@ def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
     return RequestInput(
         name=name,
         shape=shape,
-        datatype=Datatype(datatype),
+        datatype=datatype,
         parameters=parameters,
         data=data,
     )

@@ -95,7 +95,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             enable_latency_logging=settings.kserve_enable_latency_logging,
             access_log_format=settings.kserve_access_log_format,
         )
-        self.state = ServerState(registry)
+        self.state = ServerState(registry, settings.oip_model_control)
         self._settings = settings
         self._args = kserve_args
         self._rest: _Uvicorn | None = None

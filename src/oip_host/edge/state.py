@@ -6,15 +6,26 @@ from importlib.metadata import version
 from typing import Any
 
 from oip_host.registry import Registry
+from oip_host.repository import Repository
 
-__all__ = ["ServerState"]
+__all__ = ["EXTENSIONS", "ServerState"]
+
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+]
+"""The protocol extensions that are served, under Triton's names."""
 
 
 class ServerState:
     """One answer for both protocols at every moment, also while the server stops."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, control: str) -> None:
         self.registry = registry
+        self.repository = Repository(registry, control)
         self.draining = False
         """Set when the server is told to stop: it is not ready from then on."""
 
@@ -29,5 +40,5 @@ class ServerState:
         return {
             "name": "oip-host",
             "version": version("oip-host"),
-            "extensions": ["binary_tensor_data"],
+            "extensions": EXTENSIONS,
         }

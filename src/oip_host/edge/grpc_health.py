@@ -1,0 +1,64 @@
+"""The standard gRPC health service, `grpc.health.v1`: the server and each model.
+
+The empty service name and that of the protocol's service stand for the whole server,
+any other for the model of that name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from oip_host.edge import grpc_messages
+from oip_host.edge.state import ServerState
+from oip_host.errors import ModelNotFound
+
+__all__ = ["SERVICE", "serve"]
+
+SERVICE = "grpc.health.v1.Health"
+WATCH_S = 0.5
+"""Seconds between two looks at a state that somebody watches."""
+
+_Status = health_pb2.HealthCheckResponse
+
+
+class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        status = await self._status(request.service)
+        if status == _Status.SERVICE_UNKNOWN:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"model '{request.service}' is not on this server",
+            )
+        return _Status(status=status)
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        last = None
+        while True:
+            status = await self._status(request.service)
+            if status != last:
+                last = status
+                yield _Status(status=status)
+            await asyncio.sleep(WATCH_S)
+
+    async def _status(self, service: str) -> int:
+        if service in ("", grpc_messages.SERVICE):
+            ready = not await self._state.unready()
+        else:
+            try:
+                ready = await self._state.registry.find(service).healthy()
+            except ModelNotFound:
+                return int(_Status.SERVICE_UNKNOWN)
+        return int(_Status.SERVING if ready else _Status.NOT_SERVING)
+
+
+def serve(server: grpc.aio.Server, state: ServerState) -> None:
+    """Add the service to a server."""
+    health_pb2_grpc.add_HealthServicer_to_server(_Health(state), server)
