@@ -1,211 +1,49 @@
-"""Documentation is a test: what it lists is complete, and what it shows runs.
-
-A fenced block runs by its language, in the order of its document, all in one directory:
-`python` in this process, or written to the file that its first line names; `sh` as a
-real command, where a line with `oip-host serve` starts a server that later `curl` lines
-ask at its own port; `json` and `text` are what the `sh` block before them printed, with
-`...` for anything. A comment before a block says what it does not do: `<!-- not run:
-reason -->`, `<!-- exits with 2 -->`.
-"""
+"""Documentation is a test: what it lists is complete, and what it shows runs."""
 
 from __future__ import annotations
 
 import ast
-import builtins
 import importlib.util
 import inspect
 import json
 import os
 import re
-import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import typer
 from pydantic import BaseModel
 
 import oip_host
-from oip_host import boundary, cli, errors, handler, hookspecs, observers, plugins
+from oip_host import cli, handler, hookspecs, observers, plugins
 from oip_host import selection as grammar
-from oip_host.edge import rest
 from oip_host.hookspecs import HandlerEntry, Inference, StateChange
 from oip_host.kserve_api import kserve
 from oip_host.options import ModelOptions
 from oip_host.settings import Settings
 from oip_host.sources import MODELS, flag
+from support.documents import (
+    PAGES,
+    ROOT,
+    TEXTS,
+    Reader,
+    anchors,
+    blocks,
+    cases,
+    name_of,
+    page,
+    plain,
+    quoted,
+    tables,
+)
 from support.process import Server, clean_environment, run
 from support.process import oip_host as command
-
-ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
-INSTALL = (
-    *("-m", "pip", "install", "--quiet", "--no-index", "--no-deps"),
-    *("--no-build-isolation", "--target", "site", "."),
-)
-
-
-def page(name: str) -> str:
-    return (ROOT / "docs" / name).read_text()
-
-
-def tables(name: str) -> dict[str, list[list[str]]]:
-    """The rows of each table of a page, by the name of its first two columns."""
-    found: dict[str, list[list[str]]] = {}
-    for part in re.findall(r"(?:^\|.*\n)+", page(name), re.MULTILINE):
-        head, _, *rows = (
-            [cell.strip() for cell in line.strip("|").split("|")]
-            for line in part.splitlines()
-        )
-        found.setdefault("|".join(head[:2]), []).extend(rows)
-    return found
-
-
-def cases(name: str, columns: str) -> pytest.MarkDecorator:
-    """The rows of a table as the cases of a test, each by its first cell."""
-    rows = tables(name)[columns]
-    return pytest.mark.parametrize(("cell", "shown"), rows, ids=[r[0] for r in rows])
-
-
-def plain(cell: str) -> str:
-    """A cell that is one piece of code, without its backticks."""
-    return cell.removeprefix("`").removesuffix("`")
-
-
-def quoted(cell: str) -> list[str]:
-    """The pieces of code in a cell."""
-    return re.findall(r"`([^`]+)`", cell)
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-# -- blocks -------------------------------------------------------------------
-
-_BLOCK = re.compile(
-    r"^(?:<!-- (?P<note>not run: .+?|exits with \d+) -->\n)?"
-    r"```(?P<language>\w*)\n(?P<text>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
-_FILE = re.compile(r"# (?P<path>[\w/.-]+\.\w+)\n")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block and the line of its document at which its text begins."""
-
-    language: str
-    text: str
-    line: int
-    note: str
-
-
-def blocks(path: Path) -> list[Block]:
-    text = path.read_text()
-    found = [
-        Block(
-            match["language"],
-            match["text"],
-            text.count("\n", 0, match.start("text")) + 1,
-            match["note"] or "",
-        )
-        for match in _BLOCK.finditer(text)
-    ]
-    assert 2 * len(found) == len(re.findall(r"^\s*```", text, re.MULTILINE))
-    return found
-
-
-@dataclass
-class Reader:
-    """Somebody who follows a document to the letter, in one directory."""
-
-    path: Path
-    directory: Path
-    serve: Callable[..., Server]
-    names: dict[str, Any] = field(default_factory=dict)
-    server: Server | None = None
-    output: subprocess.CompletedProcess[str] | None = None
-
-    def follow(self, block: Block) -> None:
-        """Do what the block says; AssertionError where it is not true."""
-        title = _FILE.match(block.text)
-        if block.note.startswith("not run"):
-            return
-        if title:
-            file = self.directory / title["path"]
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(block.text)
-        getattr(self, f"_{block.language}", self._nothing)(block, title)
-
-    def _nothing(self, block: Block, title: re.Match[str] | None) -> None:
-        assert block.language in {"toml", "properties", "yaml"}, block
-
-    def _python(self, block: Block, title: re.Match[str] | None) -> None:
-        if title:
-            sys.modules.pop(Path(title["path"]).stem, None)
-            runpy.run_path(str(self.directory / title["path"]))
-            return
-        lines = "\n" * (block.line - 1) + block.text  # for true lines in tracebacks
-        exec(compile(lines, self.path, "exec"), self.names)
-
-    def _sh(self, block: Block, title: re.Match[str] | None) -> None:
-        if "oip-host serve" in block.text:
-            self._start(block.text)
-            return
-        text = block.text
-        if self.server is not None:
-            text = text.replace("localhost:8080", f"127.0.0.1:{self.server.http_port}")
-        # as a directory of its own, so that the environment of the tests stays as it is
-        text = text.replace("pip install .", f"{sys.executable} {' '.join(INSTALL)}")
-        expected = int(block.note.rpartition(" ")[2]) if block.note else 0
-        self.output = run(
-            "bash", "-ec", text, env=self._environment, cwd=self.directory
-        )
-        assert self.output.returncode == expected, self.output
-
-    def _start(self, text: str) -> None:
-        if self.server is not None:
-            self.server.stop()
-        script = text.rstrip().replace("oip-host serve", "exec oip-host serve")
-        program = ("bash", "-ec", f'{script} "$@"', "bash")
-        self.server = self.serve(
-            program=program, env=self._environment, cwd=self.directory
-        ).wait_until_ready()
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        paths = [str(self.directory), str(self.directory / "site")]
-        return {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
-            "COLUMNS": "80",
-        }
-
-    def _json(self, block: Block, title: re.Match[str] | None) -> None:
-        want = json.dumps(json.loads(block.text), indent=1)
-        if self.output is not None:
-            got = json.dumps(json.loads(self.output.stdout), indent=1)
-            self._same(block, re.sub(r'"\.\.\."(,\n)?', "...", want), got)
-
-    def _text(self, block: Block, title: re.Match[str] | None) -> None:
-        if self.output is not None:
-            self._same(block, block.text, self.output.stdout + self.output.stderr)
-
-    def _same(self, block: Block, want: str, got: str) -> None:
-        """Compare, whatever the spaces, with `...` in the place of anything."""
-        self.output = None
-        pieces = [r"\s+".join(map(re.escape, p.split())) for p in want.split("...")]
-        same = re.fullmatch(r"\s*.*?\s*".join(pieces), got.strip(), re.DOTALL)
-        assert same, f"{self.path}:{block.line}: the answer was\n{got}"
 
 
 @pytest.fixture
@@ -274,47 +112,6 @@ def test_kserves_arguments_have_the_defaults_shown() -> None:
         for name in quoted(arguments):
             if name in defaults and default:
                 assert plain(default) == str(defaults[name] or "none"), name
-
-
-def errors_in_order(base: type[Exception] = errors.OIPError) -> Iterator[Any]:
-    yield base
-    for below in base.__subclasses__():
-        yield from errors_in_order(below)
-
-
-def test_every_error_is_listed_with_its_statuses() -> None:
-    """Class, parent, HTTP and gRPC status, surface and meaning are the code's."""
-    assert tables("errors.md")["class|below"] == [
-        [
-            f"`{kind.__name__}`",
-            "" if kind is errors.OIPError else f"`{kind.__base__.__name__}`",
-            str(kind.http_status),
-            f"`{kind.grpc_status}`",
-            "yes" if kind.__name__ in oip_host.__all__ else "no",
-            inspect.getdoc(kind),
-        ]
-        for kind in errors_in_order()
-        if kind.__module__ == "oip_host.errors"
-    ]
-    assert "`ConfigurationError`" in page("errors.md")
-
-
-@cases("errors.md", "raised in a handler|the client gets")
-def test_a_handlers_exception_becomes_what_is_shown(cell: str, shown: str) -> None:
-    """The client gets the status that the page says, and the text or none of it."""
-    known = {**vars(builtins), **vars(kserve.errors), **vars(errors)}
-    for name in quoted(cell) or ["RuntimeError"]:
-        told = boundary.translate(known[name.split(".")[-1]]("the text"), "<name>")
-        if "own statuses" not in shown:
-            assert shown.startswith(f"{told.http_status}, `{told.grpc_status}`")
-        assert "the text" in str(told) or str(told) == quoted(shown)[-1]
-        assert ("the text" in str(told)) == (" text" in shown)
-
-
-def test_every_grpc_status_exists() -> None:
-    """The names of gRPC statuses in the error classes are grpc's."""
-    for kind in errors_in_order():
-        assert hasattr(grpc.StatusCode, kind.grpc_status)
 
 
 def test_every_hook_has_a_section_with_its_signature() -> None:
@@ -428,17 +225,6 @@ def test_every_metric_is_listed() -> None:
     assert shown == {**made, "request_predict_seconds": ("model_name",)}
 
 
-def test_every_route_is_listed() -> None:
-    """The paths and calls that the edges answer are those of the start page."""
-    rows = tables("index.md")["REST|gRPC"]
-    paths = {path.rstrip("/") for path in rest._SERVER_ROUTES}
-    listed = {quoted(row[0])[0].partition(" ")[2] for row in rows}
-    assert paths <= listed
-    proto = (ROOT / "src" / "oip_host" / "edge" / "oip.proto").read_text()
-    calls = {call for row in rows for call in quoted(row[1])}
-    assert calls == set(re.findall(r"rpc (\w+)\(", proto))
-
-
 # -- what the page on selection says ------------------------------------------
 
 OFFERED = [
@@ -509,13 +295,6 @@ def test_a_models_fault_has_the_reason_shown(in_directory: Path) -> None:
 
 
 # -- the pages themselves -----------------------------------------------------
-
-
-def anchors(path: Path) -> set[str]:
-    """The names by which a link finds the headings of a page."""
-    heads = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
-    words = (re.sub(r"[^\w\s-]", "", head).strip().lower() for head in heads)
-    return {re.sub(r"\s+", "-", word) for word in words}
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import ValidationError
+
 from oip_host.errors import (
     HandlerFault,
     InvalidRequest,
@@ -18,7 +20,7 @@ from oip_host.errors import (
     OIPError,
 )
 from oip_host.kserve_api import kserve
-from oip_host.tensors import TensorData
+from oip_host.tensors import Datatype, TensorData, as_bytes
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
@@ -80,7 +82,13 @@ def checked_response(
     """
     try:
         outputs = [_output(tensor) for tensor in answer.outputs]
-        parameters = as_dict(answer.parameters)
+        parameters = _plain(answer.parameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise HandlerFault(
+            f"model '{model}' answered wrongly: {where}: {first['msg']}"
+        ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise HandlerFault(f"model '{model}' answered wrongly: {error}") from error
     if request.outputs:
@@ -132,14 +140,28 @@ def _output(tensor: Any) -> ResponseOutput:
         name=tensor.name,
         shape=tensor.shape,
         datatype=getattr(tensor.datatype, "value", tensor.datatype),
-        parameters=as_dict(tensor.parameters) or None,
+        parameters=_plain(tensor.parameters) or None,
         data=TensorData(data),
     )
     try:
         output.validate_oip()
+        if output.datatype is Datatype.BYTES:
+            output.data.array = as_bytes(output.data.elements(Datatype.BYTES))
     except (TypeError, ValueError) as error:
-        raise type(error)(f"output '{output.name}': {error}") from error
+        raise ValueError(f"output '{output.name}': {error}") from error
     return output
+
+
+def _plain(parameters: Any) -> dict[str, Any]:
+    """Parameters of an answer; ValueError for one that the protocol cannot carry."""
+    plain = as_dict(parameters)
+    for name, value in plain.items():
+        if not isinstance(value, (str, bool, int, float)):
+            raise ValueError(
+                f"parameter '{name}' is a {type(value).__name__}, "
+                "expected a string, a number or a boolean"
+            )
+    return plain
 
 
 def _selected(

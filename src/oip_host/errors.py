@@ -15,7 +15,7 @@
     └── DeadlineExceeded       504  DEADLINE_EXCEEDED   the answer came too late
 
 A handler may raise any of them; what it raises otherwise is translated in one place,
-`oip_host.model.translate`. `ConfigurationError` stands apart: it is for the operator
+`oip_host.boundary.translate`. `ConfigurationError` stands apart: it is for the operator
 and stops the host before it listens.
 
 HTTP statuses follow `open_inference_rest.yaml` and KServe; gRPC names are those of

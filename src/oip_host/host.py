@@ -170,7 +170,8 @@ class Host:
                 await self.server.abort()
         left_s = ends - asyncio.get_running_loop().time()
         unloading = asyncio.create_task(self.registry.unload())
-        if not await self._within(max(left_s, CUT_OFF_S), unloading):
+        await self._within(max(left_s, 0.0), unloading)
+        if not (await asyncio.wait([unloading], timeout=CUT_OFF_S))[0]:
             log.warning("cut off: models that do not unload in time")
         log.info("stopped")
 

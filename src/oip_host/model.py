@@ -96,6 +96,9 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         self.unloaded = False
         """Whether somebody unloaded it, so that nobody counts on it."""
         self.statistics = Statistics()
+        self._changing = asyncio.Lock()
+        """Held by a load or an unload, so that neither meets the other half-way."""
+        self._successor: AissembleOIPKServe | None = None
         self._source = model_handler
         self.model_handler: Any = None
         self._metadata: ModelMetadataResponse | OIPError | None = None
@@ -154,6 +157,8 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             except Exception:
                 log.exception("model_ready of model '%s' failed", self.name)
                 self._healthy = False
+        if self._successor is not None:  # while its handler was asked
+            return await self._successor.healthy()
         return self._healthy and self.ready
 
     # -- load and unload ------------------------------------------------------
@@ -163,6 +168,10 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
 
         The reason is in `reason`, and in the log with its traceback.
         """
+        async with self._changing:
+            return await self._loaded()
+
+    async def _loaded(self) -> bool:
         self.unloaded = False
         self._enter(State.LOADING)
         started = time.perf_counter()
@@ -257,13 +266,26 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         fresh.statistics = self.statistics
         return fresh
 
-    def retire(self) -> Observer:
-        """Tell nobody of anything from now on: another one takes the model's place."""
+    def retire(self, successor: AissembleOIPKServe) -> Observer:
+        """Tell nobody of anything from now on: another one takes the model's place.
+
+        Who found this one before, and asks it after, is answered by the other.
+        """
+        self._successor = successor
         observer, self.observer = self.observer, Observer()
         return observer
 
+    async def settled(self) -> None:
+        """Wait for a load or an unload that is under way."""
+        async with self._changing:
+            pass
+
     async def unload_handler(self) -> None:
         """Refuse new requests, answer those in flight, and let the handler go."""
+        async with self._changing:
+            await self._unloaded()
+
+    async def _unloaded(self) -> None:
         was_ready = self.ready
         self.unloaded = True
         self._enter(State.UNLOADING)
@@ -276,12 +298,16 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
                 await self._call(unload, self.name)
             except Exception as error:
                 log.error("model_unload of '%s' failed", self.name, exc_info=error)
+        self.let_go()
+        self._enter(State.UNAVAILABLE, "unloaded")
+
+    def let_go(self) -> None:
+        """End the lanes, and forget a handler that the host made."""
         for lane in (self._lane, self._loop_lane):
             if lane is not None:
                 lane.close()
         if self._is_factory():
             self.model_handler = self._metadata = None
-        self._enter(State.UNAVAILABLE, "unloaded")
 
     def cut_off(self, error: OIPError) -> int:
         """Fail every request that is not answered yet; tells how many there were."""
@@ -315,6 +341,10 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         Its outputs are those that the request names, in that order. Raises OIPError,
         and nothing else.
         """
+        if self._successor is not None:
+            return await self._successor.infer(
+                request, protocol=protocol, timeout_s=timeout_s
+            )
         if self.state is not State.READY:
             raise self.not_ready()
         limit = self.options.timeout_s
@@ -343,10 +373,20 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             failure = translate(error, self.name)
             raise failure from None
         finally:
-            record = self._record(protocol, job, failure, args[0], result)
-            self.statistics.add(record)
+            queue_s, handler_s = (job.queue_s, job.run_s) if job else (0.0, 0.0)
+            self.statistics.add(result is not None, queue_s, handler_s)
             if self.observer.inference is not None:
-                self.observer.inference(record)
+                outcome = "ok" if result is not None else "Cancelled"
+                self.observer.inference(
+                    Inference(
+                        self.name, self.version, protocol,
+                        type(failure).__name__ if failure else outcome,
+                        queue_s, handler_s, queue_s + handler_s,
+                        element_total(getattr(args[0], "inputs", ())),
+                        element_total(getattr(result, "outputs", ())),
+                        isinstance(self.model_handler, KServeModelHandler),
+                    )
+                )  # fmt: skip
 
     def _check(self, request: InferenceRequest) -> None:
         check_request(request)
@@ -368,25 +408,6 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
 
     def _finished(self, request: InferenceRequest, answer: Any) -> InferenceResponse:
         return checked_response(request, answer, self.name, self.version)
-
-    def _record(
-        self,
-        protocol: str,
-        job: Job | None,
-        failure: OIPError | None,
-        request: Any,
-        result: Any,
-    ) -> Inference:
-        queue_s, handler_s = (job.queue_s, job.run_s) if job else (0.0, 0.0)
-        outcome = "Cancelled" if result is None else "ok"
-        return Inference(
-            self.name, self.version, protocol,
-            type(failure).__name__ if failure else outcome,
-            queue_s, handler_s, queue_s + handler_s,
-            element_total(getattr(request, "inputs", ())),
-            element_total(getattr(result, "outputs", ())),
-            isinstance(self.model_handler, KServeModelHandler),
-        )  # fmt: skip
 
     # -- as a kserve.Model ----------------------------------------------------
 
@@ -455,6 +476,8 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         A `kserve.Model` takes the body as it is; a handler with one input takes
         `{"instances": [...]}` as that input, and answers `{"predictions": [...]}`.
         """
+        if self._successor is not None:
+            return await self._successor.predict_v1(body, headers, verb)
         if self.state is not State.READY:
             raise self.not_ready()
         predict = kserve.model.InferenceVerb.PREDICT
@@ -462,7 +485,8 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
             assert self._loop_lane is not None
             answer: tuple[Any, dict[str, str]] = await self._observed(
                 "v1", self._loop_lane, self.options.timeout_s,
-                self.model_handler.predict_v1, body, headers, verb or predict,
+                self.model_handler.predict_v1, v1.body(body, headers), headers,
+                verb or predict,
             )  # fmt: skip
             return answer
         if verb not in (None, predict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Coroutine
 from typing import Any
 
 from oip_host.errors import Forbidden, ModelNotReady
@@ -24,6 +25,7 @@ class Repository:
         self._registry = registry
         self._control = control
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changes: set[asyncio.Task[None]] = set()
 
     def index(self, ready: bool = False) -> list[dict[str, str]]:
         """Each model version with its state and reason; with `ready` those only."""
@@ -45,45 +47,62 @@ class Repository:
         the new one does not load. Raises ModelNotFound, Forbidden, and ModelNotReady
         with the reason of a failed load.
         """
-        async with self._allowed(name):
-            failed = []
-            for model in self._registry.all_of(name):
-                loaded = await self._reloaded(model)
-                if not loaded.ready:
-                    failed.append(loaded)
-            if failed:
-                raise ModelNotReady("; ".join(str(m.not_ready()) for m in failed))
+        self._check(name)
+        await self._complete(self._load(name))
 
-    async def _reloaded(self, model: AissembleOIPKServe) -> AissembleOIPKServe:
+    async def _load(self, name: str) -> None:
+        async with self._locks[name]:
+            models = self._registry.all_of(name)
+            failures = [await self._reloaded(model) for model in models]
+        reasons = [str(failure) for failure in failures if failure is not None]
+        if reasons:
+            raise ModelNotReady("; ".join(reasons))
+
+    async def _reloaded(self, model: AissembleOIPKServe) -> ModelNotReady | None:
+        """Why the model did not load anew; None where it did."""
+        await model.settled()  # it may still load as the server starts
         fresh = model.fresh()
         if fresh is None:  # a handler that a program made: there is only this one
             if model.ready:
                 await model.unload_handler()
             await model.load_handler()
-            return model
+            return None if model.ready else model.not_ready()
         await fresh.load_handler()
-        if fresh.ready or not model.ready:
-            observer = model.retire()
+        failure = None if fresh.ready else fresh.not_ready()
+        if failure is None or not model.ready:
+            observer = model.retire(fresh)
             self._registry.add(fresh)
             fresh.observe(observer)
             await model.unload_handler()
-        return fresh
+        else:
+            fresh.let_go()
+        return failure
 
     async def unload(self, name: str) -> None:
         """Unload every version of a model, once its requests in flight are answered.
 
         Raises ModelNotFound and Forbidden.
         """
-        async with self._allowed(name):
+        self._check(name)
+        await self._complete(self._unload(name))
+
+    async def _unload(self, name: str) -> None:
+        async with self._locks[name]:
             versions = self._registry.all_of(name)
             await asyncio.gather(*(model.unload_handler() for model in versions))
 
-    def _allowed(self, name: str) -> Any:
-        """The lock of a model, where the option lets anybody change it."""
+    def _check(self, name: str) -> None:
+        """Whether the option lets anybody change this model, and whether it exists."""
         if self._control != "explicit":
             raise Forbidden(
                 f"model '{name}' cannot be loaded or unloaded: oip_model_control is "
                 f"'{self._control}', expected 'explicit'"
             )
         self._registry.find(name)
-        return self._locks[name]
+
+    async def _complete(self, change: Coroutine[Any, Any, None]) -> None:
+        """Make a change to its end, also where the client who asked for it leaves."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from oip_host.hookspecs import Inference
-
 __all__ = ["Statistics"]
 
 
@@ -39,15 +37,15 @@ class Statistics:
         self.success, self.fail = _Total(), _Total()
         self.queue, self.infer = _Total(), _Total()
 
-    def add(self, inference: Inference) -> None:
-        """Count a finished inference."""
-        if inference.outcome != "ok":
-            self.fail.add(inference.total_s)
+    def add(self, answered: bool, queue_s: float, handler_s: float) -> None:
+        """Count a finished inference, with its times in seconds."""
+        if not answered:
+            self.fail.add(queue_s + handler_s)
             return
         self.last_inference_ms = int(time.time() * 1000)
-        self.success.add(inference.total_s)
-        self.queue.add(inference.queue_s)
-        self.infer.add(inference.handler_s)
+        self.success.add(queue_s + handler_s)
+        self.queue.add(queue_s)
+        self.infer.add(handler_s)
 
     def document(self, name: str, version: str) -> dict[str, Any]:
         """One `$model_stat` of `extension_statistics.md`, counts and nanoseconds."""

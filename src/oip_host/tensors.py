@@ -83,6 +83,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(object),
 }
 _DATATYPES = {dtype: Datatype(name) for name, dtype in _DTYPES.items()}
+_MOST_DIMENSIONS = 64
+"""As many as an array can have."""
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _INTEGER = (int, np.integer)
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -425,22 +427,37 @@ def check(data: TensorData, shape: Sequence[int], datatype: str) -> None:
     out of range, or the elements do not make up that shape.
     """
     numpy_dtype(datatype)
+    if len(shape) > _MOST_DIMENSIONS:  # the product of many is long in the making
+        raise _absurd(shape)
     count = element_count(shape)
     array = data.elements(datatype)
     if array.size != count:
+        needed = count if count < 2**64 else "more than 2**64"
         raise ValueError(
-            f"shape {list(shape)} needs {count} elements, found {array.size}"
+            f"shape {_brief(shape)} needs {needed} elements, found {array.size}"
         )
-    if array.ndim > 1 and list(array.shape) != list(shape):
+    # a list without elements cannot tell the dimensions behind its zero
+    told = list(shape) if count else list(shape)[: array.ndim]
+    if array.ndim > 1 and list(array.shape) != told:
         raise ValueError(
             f"nested lists have the shape {list(array.shape)}, expected {list(shape)}"
         )
     try:
         array.reshape(tuple(shape))
     except (OverflowError, ValueError):
-        raise ValueError(
-            f"shape {list(shape)} has too many dimensions, or too large ones"
-        ) from None
+        raise _absurd(shape) from None
+
+
+def _absurd(shape: Sequence[int]) -> ValueError:
+    return ValueError(
+        f"shape {_brief(shape)} has too many dimensions, or too large ones"
+    )
+
+
+def _brief(shape: Sequence[int]) -> str:
+    """A shape as an error text shows it, cut where it is long."""
+    text = str(list(shape[: _MOST_DIMENSIONS * 2]))
+    return text if len(text) <= 320 else f"{text[:317]}..."
 
 
 def _rectangular(data: Any) -> tuple[list[Any], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,28 @@ from oip_host.types import (
     ResponseOutput,
 )
 
-__all__ = ["request", "response"]
+__all__ = ["body", "request", "response"]
 
 
-def request(body: Any, metadata: ModelMetadataResponse) -> InferenceRequest:
+def body(content: Any, headers: Mapping[str, str]) -> Any:
+    """A JSON body as its document, anything else as it is.
+
+    KServe leaves it as bytes where the Content-Type has parameters (`; charset=utf-8`).
+    Raises InvalidRequest.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    json = isinstance(content, bytes) and kind == "application/json"
+    return _document(content) if json else content
+
+
+def _document(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+
+
+def request(content: Any, metadata: ModelMetadataResponse) -> InferenceRequest:
     """The V2 request for `{"instances": [...]}`, one instance a row of the input.
 
     Raises InvalidRequest, and NotSupported for a model that has not just one input.
@@ -30,12 +49,9 @@ def request(body: Any, metadata: ModelMetadataResponse) -> InferenceRequest:
             f"V1 needs a model with one input, '{metadata.name}' has "
             f"{len(metadata.inputs)}; ask POST /v2/models/{metadata.name}/infer"
         )
-    if isinstance(body, (bytes, str)):  # KServe leaves it so for some Content-Types
-        try:
-            body = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    instances = body.get("instances") if isinstance(body, dict) else None
+    if isinstance(content, bytes):  # KServe leaves it so for some Content-Types
+        content = _document(content)
+    instances = content.get("instances") if isinstance(content, dict) else None
     if not isinstance(instances, list):
         raise InvalidRequest("instances: expected an object with an array of them")
     tensor = metadata.inputs[0]

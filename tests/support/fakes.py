@@ -378,6 +378,41 @@ class KServeLoads(kserve.Model):  # type: ignore[misc]  # kserve has no types
         raise RuntimeError("no weights here")
 
 
+class Described(Echo):
+    """Describes itself with the inputs that its class has."""
+
+    inputs: tuple[tuple[str, Datatype, list[int]], ...] = ()
+
+    def model_metadata(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelMetadataResponse:
+        tensors = [
+            MetadataTensor(name=name, datatype=datatype, shape=shape)
+            for name, datatype, shape in self.inputs
+        ]
+        return ModelMetadataResponse(
+            name=model_name, platform="test", inputs=tensors, outputs=tensors
+        )
+
+
+class Free(Described):
+    """An input with two dimensions of any size."""
+
+    inputs = (("x", Datatype.FP32, [-1, -1]),)
+
+
+class Two(Described):
+    """Two inputs."""
+
+    inputs = (("x", Datatype.FP32, [1]), ("y", Datatype.FP32, [1]))
+
+
+class Words(Described):
+    """An input of one element of BYTES."""
+
+    inputs = (("x", Datatype.BYTES, [1]),)
+
+
 def make_echo() -> Echo:
     """A factory instead of a class."""
     return Echo()

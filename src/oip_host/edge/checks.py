@@ -9,9 +9,18 @@ from oip_host.errors import InvalidRequest
 from oip_host.tensors import Datatype, numpy_dtype
 from oip_host.types import Parameters
 
-__all__ = ["datatype", "dimensions", "found", "parameters", "some", "unique"]
+__all__ = ["datatype", "dimensions", "found", "parameters", "some", "told", "unique"]
 
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
+_PLAIN = (str, bool, int, float)
+_LONGEST = 500
+"""Characters of an error text; gRPC carries it in a trailer of 8 KiB at most."""
+
+
+def told(error: object) -> str:
+    """An error's text as a client gets it: valid Unicode, and no longer than it may."""
+    text = str(error).encode(errors="replace").decode()
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def found(value: Any) -> str:
@@ -71,4 +80,10 @@ def parameters(plain: dict[str, Any] | None, where: str) -> Parameters | None:
             f"{where}parameters.content_type: found {found(content_type)}, "
             "expected a string"
         )
+    for name, value in plain.items():
+        if value is not None and type(value) not in _PLAIN:
+            raise InvalidRequest(
+                f"{where}parameters.{name}: found {found(value)}, "
+                "expected a string, a number or a boolean"
+            )
     return Parameters.model_validate(plain)

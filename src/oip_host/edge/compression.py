@@ -27,28 +27,34 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
         raise UnsupportedEncoding(
             f"Content-Encoding: found {encoding!r}, expected gzip or deflate"
         )
-    reader = zlib.decompressobj(_WINDOWS[name])
-    try:
-        plain = reader.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise InvalidRequest(f"the body is no valid {name}: {error}") from None
-    if len(plain) > limit:
-        raise PayloadTooLarge(
-            f"the body expands to more than {limit} bytes, which is max_body_bytes"
-        )
-    if not reader.eof or reader.unused_data:
-        raise InvalidRequest(
-            f"the body is no valid {name}: it is cut short or too long"
-        )
-    return plain
+    parts: list[bytes] = []
+    left = limit
+    rest = body
+    while rest or not parts:  # a gzip file may have several members (RFC 1952)
+        reader = zlib.decompressobj(_WINDOWS[name])
+        try:
+            parts.append(reader.decompress(rest, left + 1))
+        except zlib.error as error:
+            raise InvalidRequest(f"the body is no valid {name}: {error}") from None
+        left -= len(parts[-1])
+        if left < 0:
+            raise PayloadTooLarge(
+                f"the body expands to more than {limit} bytes, which is max_body_bytes"
+            )
+        rest = reader.unused_data
+        if not reader.eof or (rest and name != "gzip"):
+            raise InvalidRequest(
+                f"the body is no valid {name}: it is cut short or too long"
+            )
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def accepted(header: str) -> str | None:
     """The first encoding of an Accept-Encoding header that the host can write."""
-    for item in header.lower().split(","):
-        name, _, weight = item.strip().partition(";")
-        if name.strip() in _WINDOWS and weight.replace(" ", "") not in ("q=0", "q=0.0"):
-            return name.strip()
+    for item in header.lower().replace(" ", "").split(","):
+        name, _, weight = item.partition(";q=")
+        if name in _WINDOWS and (not weight or weight.strip("0.")):  # "0.00" is none
+            return name
     return None
 
 

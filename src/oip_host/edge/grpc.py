@@ -13,6 +13,7 @@ from google.protobuf.json_format import ParseDict
 from grpc_reflection.v1alpha import reflection
 
 from oip_host.edge import documents, grpc_codec, grpc_health
+from oip_host.edge.checks import told
 from oip_host.edge.grpc_messages import SERVICE, message, pool
 from oip_host.edge.state import ServerState
 from oip_host.errors import OIPError
@@ -155,20 +156,17 @@ def _handler(method: Callable[[Any, Any], Awaitable[Any]], request: Any = None) 
 
     async def call(data: Any, context: Any) -> Any:
         try:
-            return await method(data, context)
+            if request is None:
+                return await method(data, context)
+            answer = await method(grpc_codec.parse(data, request), context)
+            return answer.SerializeToString()
         except OIPError as error:
             code = getattr(grpc.StatusCode, error.grpc_status)
-            await context.abort(code, str(error))
+            await context.abort(code, told(error))
         except Exception:
             log.exception("%s failed", method.__name__)
             await context.abort(
                 grpc.StatusCode.INTERNAL, "the server failed; its log has the reason"
             )
 
-    if request is None:
-        return grpc.unary_unary_rpc_method_handler(call)
-    return grpc.unary_unary_rpc_method_handler(
-        call,
-        request_deserializer=request.FromString,
-        response_serializer=lambda answer: answer.SerializeToString(),
-    )
+    return grpc.unary_unary_rpc_method_handler(call)

@@ -51,12 +51,13 @@ _Request = message("ModelInferRequest")
 _Response = message("ModelInferResponse")
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes, kind: Any = _Request) -> Any:
     """The protobuf request in `data`; raises InvalidRequest."""
     try:
-        return _Request.FromString(data)
+        return kind.FromString(data)
     except DecodeError:
-        raise InvalidRequest("the message is no ModelInferRequest") from None
+        name = kind.DESCRIPTOR.name
+        raise InvalidRequest(f"the message is no {name}") from None
 
 
 def decode(wire: Any) -> InferenceRequest:
@@ -92,6 +93,7 @@ def decode(wire: Any) -> InferenceRequest:
 def _input(tensor: Any, where: str, raw: bytes | None) -> RequestInput:
     shape = checks.dimensions(tensor.shape, where)
     datatype = checks.datatype(tensor.datatype, where)
+    parameters = _parameters(tensor.parameters, f"{where}.")
     try:
         data = TensorData(_elements(tensor, raw))
     except (TypeError, ValueError) as error:
@@ -100,7 +102,7 @@ def _input(tensor: Any, where: str, raw: bytes | None) -> RequestInput:
         name=tensor.name,
         shape=shape,
         datatype=datatype,
-        parameters=_parameters(tensor.parameters, f"{where}."),
+        parameters=parameters,
         data=data,
     )
 

@@ -7,6 +7,7 @@ any other for the model of that name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,13 +41,16 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has n
         return _Status(status=status)
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        last = None
+        last, stopping = None, self._state.stopping
         while True:
             status = await self._status(request.service)
             if status != last:
                 last = status
                 yield _Status(status=status)
-            await asyncio.sleep(WATCH_S)
+            if stopping.is_set():
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(stopping.wait(), WATCH_S)
 
     async def _status(self, service: str) -> int:
         if service in ("", grpc_messages.SERVICE):

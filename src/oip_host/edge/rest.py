@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 from prometheus_client import REGISTRY, exposition
 
 from oip_host.edge import documents, rest_codec
+from oip_host.edge.checks import told
 from oip_host.edge.compression import MINIMUM, accepted, compress, decompress
 from oip_host.edge.state import ServerState
 from oip_host.errors import (
@@ -58,7 +59,7 @@ class Call:
 
 def error_body(error: Exception) -> bytes:
     """The body of every failure: `{"error": "<text>"}`."""
-    return orjson.dumps({"error": str(error)})
+    return orjson.dumps({"error": told(error)})
 
 
 def _json(document: Any) -> Answer:
@@ -76,13 +77,17 @@ class RestEdge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope.get("path", "")
-        ours = path == "/v2" or path.startswith("/v2/") or path == "/metrics"
-        if scope["type"] != "http" or not ours:
+        if scope["type"] != "http":
             await self._fallback(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        ours = path == "/v2" or path.startswith("/v2/") or path == "/metrics"
         try:
-            answer = await self._answer(scope["method"], path, headers, receive)
+            if ours:
+                answer = await self._answer(scope["method"], path, headers, receive)
+            else:
+                call = Call("", None, headers, receive)
+                scope, receive = await self._plain(scope, call)
         except OIPError as error:
             answer = failure(error)
         except asyncio.CancelledError:  # the grace period is over: nobody else cancels
@@ -90,6 +95,10 @@ class RestEdge:
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             answer = failure(OIPError("the server failed; its log has the reason"))
+        else:
+            if not ours:
+                await self._fallback(scope, receive, send)
+                return
         answer = await _compressed(answer, headers)
         await send(
             {
@@ -109,9 +118,11 @@ class RestEdge:
         name, version, action = _route(path)
         expected = "POST" if action in _POSTS else "GET"
         if method != expected and not (method == "HEAD" and expected == "GET"):
-            raise MethodNotAllowed(
-                f"{path}: found method {method}, expected {expected}"
+            refusal = failure(
+                MethodNotAllowed(f"{path}: found method {method}, expected {expected}")
             )
+            allow = (b"allow", b"GET, HEAD" if expected == "GET" else b"POST")
+            return replace(refusal, headers=(*refusal.headers, allow))
         call = Call(name, version, headers, receive)
         return await getattr(self, f"_{action}")(call)  # type: ignore[no-any-return]
 
@@ -139,6 +150,20 @@ class RestEdge:
             return body
         return decompress(body, encoding.decode("latin-1"), self._max_body)
 
+    async def _plain(self, scope: Scope, call: Call) -> tuple[Scope, Receive]:
+        """A request for KServe's application, with a body that is bounded and plain."""
+        body = await self._body(call)
+        hidden = (b"content-encoding", b"content-length")
+        headers = [pair for pair in scope["headers"] if pair[0] not in hidden]
+        headers.append((b"content-length", b"%d" % len(body)))
+        message = {"type": "http.request", "body": body, "more_body": False}
+        messages = iter([message])
+
+        async def receive() -> MutableMapping[str, Any]:
+            return next(messages, None) or await call.receive()
+
+        return {**scope, "headers": headers}, receive
+
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
             f"the body is larger than {self._max_body} bytes, which is max_body_bytes"
@@ -151,7 +176,11 @@ class RestEdge:
         if not model.ready:
             raise model.not_ready()
         body = await self._body(call)
-        request = rest_codec.decode(body, _header_length(call.headers))
+        length = _header_length(call.headers)
+        if length == 0:
+            request = rest_codec.decode_raw(body, await model.metadata())
+        else:
+            request = rest_codec.decode(body, length)
         response = await model.infer(request, protocol="rest")
         content, head = rest_codec.encode(request, response)
         if head is None:

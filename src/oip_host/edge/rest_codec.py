@@ -7,6 +7,7 @@ expected.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from oip_host.tensors import (
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
+    ModelMetadataResponse,
     Parameters,
     RequestInput,
     RequestOutput,
@@ -33,7 +35,7 @@ from oip_host.types import (
     as_dict,
 )
 
-__all__ = ["decode", "encode", "optional_object"]
+__all__ = ["decode", "decode_raw", "encode", "optional_object"]
 
 T = TypeVar("T")
 
@@ -62,12 +64,49 @@ def decode(body: bytes, header_length: int | None = None) -> InferenceRequest:
     outputs = _optional(document, "outputs", list, "") or []
     wanted = [_wanted(entry, f"outputs[{i}]") for i, entry in enumerate(outputs)]
     checks.unique((output.name for output in wanted), "outputs")
+    parameters = _parameters(document, "")
+    _flag(parameters, "binary_data_output", "")
     return InferenceRequest(
         id=_optional(document, "id", str, ""),
-        parameters=_parameters(document, ""),
+        parameters=parameters,
         inputs=tensors,
         outputs=wanted,
     )
+
+
+def decode_raw(body: bytes, metadata: ModelMetadataResponse) -> InferenceRequest:
+    """The request in a body that is nothing but the data of a model's only input.
+
+    The model's metadata tell its datatype and shape; the outputs are binary, too (see
+    "Raw Binary Request" in `extension_binary_data.md`). Raises InvalidRequest.
+    """
+    where = "Inference-Header-Content-Length: found 0, which needs a model"
+    if len(metadata.inputs) != 1:
+        raise InvalidRequest(
+            f"{where} with one input, but '{metadata.name}' has {len(metadata.inputs)}"
+        )
+    tensor = metadata.inputs[0]
+    datatype = checks.datatype(tensor.datatype, "the model's metadata")
+    shape = list(tensor.shape)
+    if datatype is Datatype.BYTES:
+        if any(size not in (1, -1) for size in shape):
+            raise InvalidRequest(f"{where} whose BYTES input has the shape [1]")
+        shape = [1] * len(shape)
+        body = len(body).to_bytes(4, "little") + body
+    elif shape.count(-1) > 1:
+        raise InvalidRequest(f"{where} with one dimension of any size at most")
+    try:
+        array = from_raw(body, datatype)
+        if -1 in shape:
+            fixed = -math.prod(shape)
+            shape[shape.index(-1)] = array.size // fixed if fixed else 0
+    except ValueError as error:
+        raise InvalidRequest(f"input '{tensor.name}': {error}") from None
+    given = RequestInput(
+        name=tensor.name, shape=shape, datatype=datatype, data=TensorData(array)
+    )
+    binary = Parameters.model_validate({"binary_data_output": True})
+    return InferenceRequest(inputs=[given], parameters=binary)
 
 
 class _Rest:
@@ -140,10 +179,19 @@ def _parameters(entry: dict[str, Any], where: str) -> Parameters | None:
 
 def _wanted(entry: Any, where: str) -> RequestOutput:
     fields = _object(entry, where)
-    return RequestOutput(
-        name=_field(fields, "name", str, f"{where}."),
-        parameters=_parameters(fields, f"{where}."),
-    )
+    name = _field(fields, "name", str, f"{where}.")
+    parameters = _parameters(fields, f"{where}.")
+    _flag(parameters, "binary_data", f"{where}.")
+    return RequestOutput(name=name, parameters=parameters)
+
+
+def _flag(parameters: Parameters | None, name: str, where: str) -> None:
+    """Refuse a parameter of this codec that is neither true nor false."""
+    value = as_dict(parameters).get(name, False)
+    if type(value) is not bool:
+        raise InvalidRequest(
+            f"{where}parameters.{name}: found {found(value)}, expected true or false"
+        )
 
 
 def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
@@ -207,10 +255,25 @@ def encode(
     if response.parameters:
         document["parameters"] = as_dict(response.parameters)
     document["outputs"] = outputs
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    _carried(response)
+    try:
+        head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise HandlerFault(f"JSON cannot carry the answer: {error}") from None
     if not buffers:
         return head, None
     return b"".join((head, *buffers)), len(head)
+
+
+def _carried(response: InferenceResponse) -> None:
+    """Refuse a parameter of an answer of which JSON would make a null."""
+    tensors = [tensor.parameters for tensor in response.outputs]
+    for parameters in (response.parameters, *tensors):
+        for name, value in as_dict(parameters).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise HandlerFault(
+                    f"parameter '{name}' is {value}, which JSON cannot carry"
+                )
 
 
 def _described(

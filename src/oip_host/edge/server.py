@@ -43,8 +43,8 @@ class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has n
         super().__init__()
         self._registry = registry
 
-    def get_model(self, name: str) -> AissembleOIPKServe | None:
-        return self._registry.find(name) if name in self._registry.names() else None
+    def get_model(self, name: str) -> AissembleOIPKServe:
+        return self._registry.find(name)  # not found is our error, and no None
 
     async def is_model_ready(self, name: str) -> bool:
         """True, or an error with the reason, which KServe's own answer has not."""
@@ -153,6 +153,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         """Take no new work, and wait up to `grace_s` seconds for what is in flight."""
         assert self._rest is not None
         assert self._rest_task is not None
+        self.state.stopping.set()
         self._rest.config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._rest.should_exit = True
         stopping: list[Any] = [self._rest_task]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +29,8 @@ class ServerState:
         self.repository = Repository(registry, control)
         self.draining = False
         """Set when the server is told to stop: it is not ready from then on."""
+        self.stopping = asyncio.Event()
+        """Set when the drain delay is over: no call that has no end goes on."""
 
     async def unready(self) -> list[str]:
         """Why the server is not ready, a line for each reason; empty when it is."""
