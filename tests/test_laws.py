@@ -13,8 +13,8 @@ from support.process import run
 
 SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
-    "errors", "tensors", "types", "handler", "dataplane", "hookspecs", "selection",
-    "sources", "settings", "options", "plugins", "lanes", "kserve_api",
+    "errors", "datatypes", "tensors", "types", "handler", "dataplane", "hookspecs",
+    "selection", "sources", "settings", "options", "plugins", "lanes", "kserve_api",
     "kserve_messages", "kserve_models", "boundary", "statistics", "v1", "model",
     "registry", "repository", "observers", "planning",
     "edge.state", "edge.documents", "edge.compression", "edge.checks",

@@ -13,13 +13,13 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 import oip_host
 from oip_host import boundary, errors
+from oip_host.datatypes import Datatype, numpy_dtype
 from oip_host.edge import compression, grpc_codec, rest
 from oip_host.edge.grpc_messages import SERVICE, pool
 from oip_host.edge.state import EXTENSIONS
 from oip_host.kserve_api import kserve
 from oip_host.options import ModelOptions
 from oip_host.settings import Settings
-from oip_host.tensors import Datatype, numpy_dtype
 from support.documents import cases, page, plain, quoted, tables
 
 MODEL, REPOSITORY = "/v2/models/<name>", "/v2/repository/models/<name>"

@@ -15,20 +15,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pydantic import BaseModel, ValidationError
 
-from oip_host.tensors import (
+from oip_host.datatypes import (
     Datatype,
-    TensorData,
     as_bytes,
-    check,
     datatype_of,
-    element_count,
-    flatten,
     from_list,
     from_raw,
-    get_actual_shape,
     numpy_dtype,
-    shape_is_valid,
     to_raw,
+)
+from oip_host.tensors import (
+    TensorData,
+    check,
+    element_count,
+    flatten,
+    get_actual_shape,
+    shape_is_valid,
     validate_datatype,
     validate_shape,
 )

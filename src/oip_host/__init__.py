@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oip_host.dataplane import DataplaneHandler
+    from oip_host.datatypes import Datatype
     from oip_host.errors import (
         ConfigurationError,
         DeadlineExceeded,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from oip_host.hookspecs import HandlerEntry, Inference, StateChange, hookimpl
     from oip_host.host import Host
     from oip_host.model import AissembleOIPKServe
-    from oip_host.tensors import Datatype, TensorData
+    from oip_host.tensors import TensorData
     from oip_host.types import (
         InferenceRequest,
         InferenceResponse,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "dataplane": ("DataplaneHandler",),
+    "datatypes": ("Datatype",),
     "errors": (
         "ConfigurationError",
         "DeadlineExceeded",
@@ -56,7 +58,7 @@ _HOMES = {
     "hookspecs": ("HandlerEntry", "Inference", "StateChange", "hookimpl"),
     "host": ("Host",),
     "model": ("AissembleOIPKServe",),
-    "tensors": ("Datatype", "TensorData"),
+    "tensors": ("TensorData",),
     "types": (
         "InferenceRequest",
         "InferenceResponse",

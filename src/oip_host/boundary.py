@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from oip_host.datatypes import Datatype, as_bytes
 from oip_host.errors import (
     HandlerFault,
     InvalidRequest,
@@ -20,7 +21,7 @@ from oip_host.errors import (
     OIPError,
 )
 from oip_host.kserve_api import kserve
-from oip_host.tensors import Datatype, TensorData, as_bytes
+from oip_host.tensors import TensorData
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oip_host.datatypes import Datatype
 from oip_host.kserve_api import (
     InferInput,
     InferOutput,
@@ -15,7 +16,7 @@ from oip_host.kserve_api import (
     InferResponse,
     RequestedOutput,
 )
-from oip_host.tensors import Datatype, TensorData
+from oip_host.tensors import TensorData
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from oip_host.datatypes import Datatype
 from oip_host.kserve_api import kserve
 from oip_host.kserve_messages import request_to_kserve, response_from_kserve
-from oip_host.tensors import Datatype
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,

@@ -1,131 +1,45 @@
-"""Tensors: the protocol's datatypes, their elements, and the checks on both.
+"""Tensors: the elements of one, and what holds between them, a shape and a datatype.
 
 Elements travel as one numpy array from the socket to the handler and back; a Python
-list is made only for a handler that reads `TensorData.root`. Every check is vectorised
-and is the only place where its rule is written; REST and gRPC both come here.
-
-The datatypes are those of the Open Inference Protocol ("Tensor Data Types" in
-`inference_rest.md`) and BF16, which Triton added.
+list is made only for a handler that reads `TensorData.root`. REST and gRPC both come
+here for their checks. The functions at the end are those of upstream's package.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from enum import Enum
-from itertools import chain
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from oip_host.datatypes import (
+    Array,
+    as_bytes,
+    converted,
+    flattened,
+    from_list,
+    numpy_dtype,
+)
+
 __all__ = [
     "DYNAMIC_SHAPE_SPECIFIER",
-    "Datatype",
     "TensorData",
-    "as_bytes",
     "check",
-    "datatype_of",
     "element_count",
     "flatten",
-    "from_list",
-    "from_raw",
     "get_actual_shape",
-    "numpy_dtype",
     "shape_is_valid",
-    "to_raw",
     "validate_datatype",
     "validate_shape",
 ]
 
-Array = NDArray[Any]
-
 DYNAMIC_SHAPE_SPECIFIER = -1
 """A dimension of any size: legal in metadata, never in a request or an answer."""
-
-
-class Datatype(str, Enum):
-    """The protocol's tensor datatypes."""
-
-    BOOL = "BOOL"
-    UINT8 = "UINT8"
-    UINT16 = "UINT16"
-    UINT32 = "UINT32"
-    UINT64 = "UINT64"
-    INT8 = "INT8"
-    INT16 = "INT16"
-    INT32 = "INT32"
-    INT64 = "INT64"
-    FP16 = "FP16"
-    BF16 = "BF16"
-    FP32 = "FP32"
-    FP64 = "FP64"
-    BYTES = "BYTES"
-
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "BYTES": np.dtype(object),
-}
-_DATATYPES = {dtype: Datatype(name) for name, dtype in _DTYPES.items()}
 _MOST_DIMENSIONS = 64
 """As many as an array can have."""
-_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
-_INTEGER = (int, np.integer)
-_KINDS: dict[str, tuple[type, ...]] = {
-    "BOOL": (bool, np.bool_),
-    "BYTES": (str, bytes),
-    **dict.fromkeys(_FLOATS, (float, int, np.floating, np.integer)),
-}
-
-
-def _plain(datatype: str) -> str:
-    """The datatype's name as a plain `str`, also for another package's enum."""
-    return getattr(datatype, "value", datatype)
-
-
-def numpy_dtype(datatype: str) -> np.dtype[Any]:
-    """The numpy dtype of a protocol datatype; `object` for BYTES.
-
-    Raises ValueError for a name that the protocol does not have.
-    """
-    try:
-        return _DTYPES[_plain(datatype)]
-    except (KeyError, TypeError):
-        known = ", ".join(_DTYPES)
-        raise ValueError(
-            f"unknown datatype {datatype!r}, expected one of {known}"
-        ) from None
-
-
-def datatype_of(dtype: np.dtype[Any]) -> Datatype:
-    """The protocol datatype of a numpy dtype; text and objects are BYTES.
-
-    Raises TypeError for a dtype that the protocol cannot carry (complex, datetime, …).
-    """
-    if dtype.kind in "USO":
-        return Datatype.BYTES
-    try:
-        return _DATATYPES[dtype.newbyteorder("<")]
-    except (KeyError, TypeError):
-        raise TypeError(
-            f"numpy dtype {dtype} has no datatype in the protocol"
-        ) from None
 
 
 def element_count(shape: Sequence[int]) -> int:
@@ -139,180 +53,6 @@ def element_count(shape: Sequence[int]) -> int:
                 f"shape {list(shape)} has the dimension {size}, expected 0 or more"
             )
     return math.prod(shape)
-
-
-def _flatten(values: Any) -> tuple[list[Any], list[int]]:
-    """The elements in row-major order and the shape of the nesting.
-
-    Raises ValueError where the nesting is not rectangular.
-    """
-    if not isinstance(values, (list, tuple)):
-        return [values], []
-    level, shape = list(values), [len(values)]
-    while level and isinstance(level[0], (list, tuple)):
-        if not all(kind in (list, tuple) for kind in set(map(type, level))):
-            raise ValueError("nested lists are not rectangular")
-        lengths = set(map(len, level))
-        if len(lengths) > 1:
-            raise ValueError("nested lists are not rectangular")
-        shape.append(lengths.pop())
-        level = list(chain.from_iterable(level))
-    return level, shape
-
-
-def _checked_kinds(flat: list[Any], name: str) -> None:
-    """Raise where an element is not of the kind that the datatype takes."""
-    allowed = _KINDS.get(name, _INTEGER)
-    wrong = {
-        kind
-        for kind in set(map(type, flat))
-        if not issubclass(kind, allowed) or (kind is bool and name != "BOOL")
-    }
-    if not wrong:
-        return
-    if list in wrong or tuple in wrong:
-        raise ValueError("nested lists are not rectangular")
-    index = next(i for i, value in enumerate(flat) if type(value) in wrong)
-    raise TypeError(
-        f"element {index} is {_shown(flat[index])}, expected a value of {name}"
-    )
-
-
-def _shown(value: Any) -> str:
-    """A value as an error text shows it: its kind, and itself where it is short."""
-    kind = {dict: "an object", type(None): "null"}.get(type(value))
-    if kind:
-        return kind
-    text = (
-        str(value) if isinstance(value, (bool, int, float, np.generic)) else repr(value)
-    )
-    return (
-        f"the {type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
-    )
-
-
-def _out_of_range(flat: list[Any], name: str) -> ValueError:
-    info = np.iinfo(_DTYPES[name])
-    index = next(i for i, v in enumerate(flat) if not info.min <= v <= info.max)
-    return ValueError(
-        f"element {index} is {_shown(flat[index])}, "
-        f"expected {name}: {info.min} to {info.max}"
-    )
-
-
-def _integers(flat: list[Any], name: str) -> Array:
-    dtype = _DTYPES[name]
-    info = np.iinfo(dtype)
-    if flat and not (info.min <= min(flat) and max(flat) <= info.max):
-        raise _out_of_range(flat, name)
-    return np.array(flat, dtype=dtype)
-
-
-def _floats(flat: list[Any], name: str) -> Array:
-    try:
-        wide = np.array(flat, dtype=np.float64)
-    except OverflowError:
-        raise ValueError(f"an integer is too large for {name}") from None
-    if name == "FP64":
-        return wide
-    with np.errstate(over="ignore"):
-        array = wide.astype(_DTYPES[name])
-    overflow = ~np.isfinite(array) & np.isfinite(wide)
-    if overflow.any():
-        index = int(overflow.argmax())
-        raise ValueError(
-            f"element {index} is {wide[index]}, beyond the range of {name}"
-        )
-    return array
-
-
-def from_list(values: Any, datatype: str) -> Array:
-    """An array of the datatype from a flat or nested list (or one bare element).
-
-    Its shape is the shape of the nesting. BYTES gives an object array of the very
-    `str` and `bytes` elements. An integer is taken for a float, nothing else for
-    anything else.
-
-    Raises TypeError for an element of the wrong kind, ValueError for one out of range
-    and for ragged nesting.
-    """
-    name = _plain(datatype)
-    flat, shape = _flatten(values)
-    _checked_kinds(flat, name)
-    if name == "BYTES":
-        array = np.empty(len(flat), dtype=object)
-        array[:] = flat
-    elif name == "BOOL":
-        array = np.array(flat, dtype=np.bool_)
-    elif name in _FLOATS:
-        array = _floats(flat, name)
-    else:
-        array = _integers(flat, name)
-    return array.reshape(shape)
-
-
-def from_raw(buffer: memoryview | bytes, datatype: str) -> Array:
-    """A flat array on raw tensor bytes: row-major, little-endian, BYTES with lengths.
-
-    It is a read-only view on the buffer, but for BYTES and where the buffer is not
-    aligned for the datatype. Raises ValueError where the size does not fit.
-    """
-    name = _plain(datatype)
-    if name == "BYTES":
-        return _bytes_from_raw(buffer)
-    dtype = numpy_dtype(name)
-    if len(buffer) % dtype.itemsize:
-        raise ValueError(
-            f"{len(buffer)} bytes are no whole number of {name} elements "
-            f"of {dtype.itemsize} bytes"
-        )
-    if name == "BOOL":
-        octets = np.frombuffer(buffer, np.uint8)
-        return (octets if octets.max(initial=0) <= 1 else octets != 0).view(np.bool_)
-    array = np.frombuffer(buffer, dtype)
-    if not array.flags.aligned:  # native libraries take no unaligned memory
-        array = array.copy()
-        array.flags.writeable = False
-    return array
-
-
-def _bytes_from_raw(buffer: memoryview | bytes) -> Array:
-    """Elements of 4 bytes of length, little-endian, and as many bytes of content."""
-    elements: list[bytes] = []
-    at, end = 0, len(buffer)
-    while at < end:
-        start = at + 4
-        at = start + int.from_bytes(buffer[at:start], "little")
-        if start > end or at > end:
-            raise ValueError(
-                f"BYTES element {len(elements)} reaches beyond the {end} bytes given"
-            )
-        elements.append(bytes(buffer[start:at]))
-    array = np.empty(len(elements), dtype=object)
-    array[:] = elements
-    return array
-
-
-def to_raw(array: Array) -> bytes | memoryview:
-    """The raw bytes of a tensor, in the form that `from_raw` reads."""
-    if array.dtype == object:
-        parts: list[bytes] = []
-        for element in as_bytes(array).ravel().tolist():
-            parts += (len(element).to_bytes(4, "little"), element)
-        return b"".join(parts)
-    dtype = _DTYPES[datatype_of(array.dtype)]
-    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
-
-
-def as_bytes(array: Array) -> Array:
-    """The same BYTES tensor with every element as `bytes`; text is UTF-8."""
-    flat = array.ravel().tolist()
-    if set(map(type, flat)) <= {bytes}:
-        return array
-    _checked_kinds(flat, "BYTES")
-    out = np.empty(len(flat), dtype=object)
-    out[:] = [value.encode() if isinstance(value, str) else value for value in flat]
-    return out.reshape(array.shape)
 
 
 class TensorData:
@@ -373,7 +113,7 @@ class TensorData:
         if self.array is None:
             self.array = from_list(self._list, datatype)
         elif self.array.dtype != numpy_dtype(datatype):
-            self.array = _converted(self.array, _plain(datatype))
+            self.array = converted(self.array, datatype)
         return self.array
 
     def as_numpy(self, shape: Sequence[int], datatype: str) -> Array:
@@ -402,21 +142,6 @@ class TensorData:
                 lambda data: data.root
             ),
         )
-
-
-def _converted(array: Array, name: str) -> Array:
-    """A handler's array in the datatype that it declared for it.
-
-    Widening is silent; where values would change, `from_list`'s rules hold.
-    """
-    dtype = _DTYPES[name]
-    if name == "BYTES":
-        if array.dtype.kind not in "USO":
-            raise TypeError(f"a numpy array of {array.dtype} is no {name} tensor")
-        return array.astype(object)
-    if array.dtype.kind in "fiu" and np.can_cast(array.dtype, dtype, casting="safe"):
-        return array.astype(dtype)
-    return from_list(array.tolist(), name)
 
 
 def check(data: TensorData, shape: Sequence[int], datatype: str) -> None:
@@ -461,7 +186,7 @@ def _brief(shape: Sequence[int]) -> str:
 
 
 def _rectangular(data: Any) -> tuple[list[Any], list[int]]:
-    flat, shape = _flatten(data)
+    flat, shape = flattened(data)
     if not {list, tuple}.isdisjoint(map(type, flat)):
         raise ValueError("nested lists are not rectangular")
     return flat, shape

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from oip_host.tensors import Datatype, TensorData, as_bytes, datatype_of
+from oip_host.datatypes import Datatype, as_bytes, datatype_of
+from oip_host.tensors import TensorData
 
 __all__ = [
     "InferenceRequest",

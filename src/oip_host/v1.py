@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from oip_host.datatypes import Datatype, from_list
 from oip_host.errors import InvalidRequest, NotSupported
-from oip_host.tensors import Datatype, TensorData, from_list
+from oip_host.tensors import TensorData
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,

@@ -1,8 +1,8 @@
 """The protocol's messages under their upstream import path."""
 
+from oip_host.datatypes import Datatype
 from oip_host.tensors import (
     DYNAMIC_SHAPE_SPECIFIER,
-    Datatype,
     TensorData,
     flatten,
     get_actual_shape,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from oip_host.datatypes import Datatype, numpy_dtype
 from oip_host.errors import InvalidRequest
-from oip_host.tensors import Datatype, numpy_dtype
 from oip_host.types import Parameters
 
 __all__ = ["datatype", "dimensions", "found", "parameters", "some", "told", "unique"]

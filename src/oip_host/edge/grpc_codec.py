@@ -10,15 +10,11 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from oip_host.datatypes import from_list, from_raw, to_raw
 from oip_host.edge import checks
 from oip_host.edge.grpc_messages import message
 from oip_host.errors import HandlerFault, InvalidRequest
-from oip_host.tensors import (
-    TensorData,
-    from_list,
-    from_raw,
-    to_raw,
-)
+from oip_host.tensors import TensorData
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,

@@ -14,16 +14,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from oip_host.datatypes import Datatype, from_list, from_raw, to_raw
 from oip_host.edge import checks
 from oip_host.edge.checks import found
 from oip_host.errors import HandlerFault, InvalidRequest
-from oip_host.tensors import (
-    Datatype,
-    TensorData,
-    from_list,
-    from_raw,
-    to_raw,
-)
+from oip_host.tensors import TensorData
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
