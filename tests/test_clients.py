@@ -387,3 +387,199 @@ def test_tritons_clients_are_told_of_errors(
     """The clients' own exceptions carry the status and the text."""
     assert [status, text] == triton["http"][key]
     assert [f"StatusCode.{code}", text] == triton["grpc"][key]
+
+
+# -- Triton's asyncio clients, and compression --------------------------------
+
+
+@pytest.fixture(scope="module")
+def triton_aio(host: Server) -> Any:
+    """What Triton's asyncio clients saw, and all four of them with compression."""
+    if importlib.util.find_spec("tritonclient") is None:
+        pytest.skip("tritonclient is not installed")
+    program = str(SUPPORT / "client_triton_aio.py")
+    address = host.url.removeprefix("http://")
+    done = run(sys.executable, program, address, host.grpc_address)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "form"), [("http", "binary"), ("http", "json"), ("grpc", "binary")]
+)
+@pytest.mark.parametrize("datatype", [*TRITON, "not text"])
+def test_tritons_asyncio_clients_infer(
+    triton_aio: Any, protocol: str, form: str, datatype: str
+) -> None:
+    """Every datatype goes there and back, as with the clients that block."""
+    answers = triton_aio[protocol]["answers"]
+    if form == "json" and datatype in ("FP16", "not text"):  # not in the client's JSON
+        assert f"{datatype} json" not in answers
+        return
+    expected = {**TRITON, "not text": ([2], ["\\xff\x00", ""])}[datatype]
+    assert ["7", "echo", *expected] == answers[f"{datatype} {form}"]
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tritons_asyncio_clients_see_what_the_others_see(
+    triton: Any, triton_aio: Any, protocol: str
+) -> None:
+    """Health, metadata and errors are the same, in the words of either client."""
+    keys = set(triton[protocol]) - {"answers", "mixed", "not json"}
+    assert {key: triton[protocol][key] for key in keys} == {
+        key: triton_aio[protocol][key] for key in keys
+    }
+    assert {"live", "server", "model", "unknown", "late"} < keys
+
+
+@pytest.mark.parametrize(
+    ("client", "ways"), [("http", 18), ("http aio", 2), ("grpc", 2), ("grpc aio", 2)]
+)
+def test_tritons_clients_compress(triton_aio: Any, client: str, ways: int) -> None:
+    """gzip and deflate, of requests and of answers, binary and JSON, lose nothing."""
+    results = triton_aio["compressed"][client]
+    assert ways == len(results)
+    assert {True} == set(results.values()), results
+
+
+@pytest.mark.parametrize("codec", ["gzip", "deflate"])
+def test_an_answer_is_compressed_for_who_asks(host: Server, codec: str) -> None:
+    """The header says so, and the body is smaller; httpx reads it."""
+    body = request([0.0] * 4000, [4000])
+    answer = host.post(INFER, json=body, headers={"Accept-Encoding": codec})
+    assert codec == answer.headers["content-encoding"]
+    assert int(answer.headers["content-length"]) < 1000 < len(answer.content)
+    assert answered([0.0] * 4000, [4000], "FP32") == answer.json()
+    without = host.post(INFER, json=body, headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in without.headers
+
+
+# -- the clients of the protocol's own working group --------------------------
+
+
+@pytest.fixture(scope="module")
+def open_openapi(host: Server) -> Any:
+    """What `open-inference-openapi` saw."""
+    if importlib.util.find_spec("open_inference.openapi") is None:
+        pytest.skip("open-inference-openapi is not installed")
+    done = run(sys.executable, str(SUPPORT / "client_open_openapi.py"), host.url)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data"),
+    [
+        ("FP32", [1, 2], [1.5, -2.0]),
+        ("FP64", [2], [0.1, 1e300]),
+        ("BYTES", [3], ["text", "ü", ""]),
+    ],
+)
+def test_open_inference_openapi_infers(
+    open_openapi: Any, datatype: str, shape: list[int], data: list[Any]
+) -> None:
+    """Its models take the answers as they are."""
+    expected = {**answered(data, shape, datatype), "id": "7"}
+    assert expected == open_openapi["answers"][datatype]
+
+
+def test_open_inference_openapi_asks_with_parameters_and_outputs(
+    open_openapi: Any,
+) -> None:
+    """What the protocol has beside the inputs works with it too."""
+    one = answered([1.0], [1], "FP32")
+    assert one == open_openapi["selected"] == open_openapi["async"]
+    assert {**one, "parameters": {"a": 1, "b": "c"}} == open_openapi["parameters"]
+
+
+def test_open_inference_openapi_asks_for_health_and_metadata(open_openapi: Any) -> None:
+    """The client raises where one is not ready; both describe themselves."""
+    assert METADATA == open_openapi["model"]
+    server = open_openapi["server"]
+    assert ("oip-host", version("oip-host")) == (server["name"], server["version"])
+    assert "binary_tensor_data" in server["extensions"]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "status", "text"),
+    [
+        ("unknown", "ApiError", 404, UNKNOWN),
+        ("unknown metadata", "ApiError", 404, UNKNOWN),
+        ("version", "ApiError", 404, "model 'echo' has no version '7', only 1"),
+        ("wrong", "BadRequestError", 400, WRONG),
+        ("failed", "ApiError", 503, FAILED),
+        ("failed ready", "ServiceUnavailableError", 503, FAILED),
+    ],
+)
+def test_open_inference_openapi_is_told_of_errors(
+    open_openapi: Any, key: str, kind: str, status: int, text: str
+) -> None:
+    """Each error has the status, the text, and the class that the client has."""
+    assert [kind, status, text] == open_openapi[key]
+
+
+@pytest.fixture(scope="module")
+def open_grpc(host: Server) -> Any:
+    """What `open-inference-grpc` saw."""
+    if importlib.util.find_spec("open_inference.grpc") is None:
+        pytest.skip("open-inference-grpc is not installed")
+    program = str(SUPPORT / "client_open_grpc.py")
+    done = run(sys.executable, program, host.grpc_address)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data"),
+    [
+        ("BOOL", [2], [True, False]),
+        ("INT8", [2], [-128, 127]),
+        ("INT64", [2], [-(2**63), 2**63 - 1]),
+        ("UINT64", [1], [2**64 - 1]),
+        ("FP32", [1, 2], [1.5, -2.0]),
+        ("FP64", [2], [0.1, 1e300]),
+        ("BYTES", [2], ["ü", ""]),
+    ],
+)
+def test_open_inference_grpc_infers(
+    open_grpc: Any, datatype: str, shape: list[int], data: list[Any]
+) -> None:
+    """A typed request has a typed answer, with the same elements."""
+    expected = ["7", "echo", "x", datatype, shape, data]
+    assert expected == open_grpc["answers"][datatype]
+
+
+def test_open_inference_grpc_sends_raw_contents_and_parameters(open_grpc: Any) -> None:
+    """What the protocol has beside typed contents works with it too."""
+    assert "0000c03f" == open_grpc["raw"]
+    assert [1, "c"] == open_grpc["parameters"]
+
+
+def test_open_inference_grpc_asks_for_health_and_metadata(open_grpc: Any) -> None:
+    """Server and model health are what they are, and both describe themselves."""
+    keys = ("live", "ready", "model ready", "version ready")
+    assert [True] * 4 == [open_grpc[key] for key in keys]
+    assert open_grpc["failed model ready"] is False
+    server = open_grpc["server"]
+    assert ("oip-host", version("oip-host")) == (server["name"], server["version"])
+    model = dict(open_grpc["model"])
+    for key in ("inputs", "outputs"):  # JSON of protobuf has an int64 as text
+        model[key] = [{**t, "shape": list(map(int, t["shape"]))} for t in model[key]]
+    assert METADATA == model
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "text"),
+    [
+        ("unknown", "NOT_FOUND", UNKNOWN),
+        ("unknown metadata", "NOT_FOUND", UNKNOWN),
+        ("version", "NOT_FOUND", "model 'echo' has no version '7', only 1"),
+        ("wrong", "INVALID_ARGUMENT", WRONG),
+        ("failed", "UNAVAILABLE", FAILED),
+    ],
+)
+def test_open_inference_grpc_is_told_of_errors(
+    open_grpc: Any, key: str, code: str, text: str
+) -> None:
+    """Its exceptions carry the code and the text."""
+    assert [code, text] == open_grpc[key]

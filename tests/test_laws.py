@@ -15,13 +15,13 @@ SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
     "errors", "datatypes", "tensors", "types", "handler", "dataplane", "hookspecs",
     "selection", "sources", "settings", "options", "plugins", "lanes", "kserve_api",
-    "kserve_messages", "kserve_models", "boundary", "statistics", "v1", "model",
-    "registry", "repository", "observers", "planning",
+    "kserve_messages", "kserve_models", "kserve_face", "boundary",
+    "statistics", "v1", "model", "registry", "repository", "observers", "planning",
     "edge.state", "edge.documents", "edge.compression", "edge.checks",
     "edge.grpc_messages", "edge.grpc_health", "edge.rest_codec",
     "edge.grpc_codec", "edge.rest", "edge.grpc", "edge.server", "host", "cli",
 ]  # fmt: skip
-UPWARD = {("model", "host")}
+UPWARD = {("kserve_face", "host")}
 """`AissembleOIPKServe.start_server` alone: there a model asks for its host."""
 
 

@@ -1,4 +1,7 @@
-"""One model: its handler, its state, and a request's way through both."""
+"""One model: its handler, its state, and a request's way through both.
+
+What KServe itself calls of a model is in `kserve_face`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from oip_host import v1
@@ -18,16 +21,14 @@ from oip_host.boundary import (
     translate,
 )
 from oip_host.errors import (
-    ConfigurationError,
     HandlerFault,
-    InvalidRequest,
     ModelNotReady,
     NotSupported,
     OIPError,
 )
 from oip_host.hookspecs import Inference, State, StateChange
 from oip_host.kserve_api import kserve
-from oip_host.kserve_messages import request_from_kserve, response_to_kserve
+from oip_host.kserve_face import KServeFace
 from oip_host.kserve_models import KServeModelHandler
 from oip_host.lanes import Job, Lane, LoopLane, ThreadLane
 from oip_host.options import ModelOptions
@@ -69,7 +70,7 @@ class Observer:
         """A model entered a state."""
 
 
-class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no types
+class AissembleOIPKServe(KServeFace):
     """A handler as a `kserve.Model`: loads it, guards its state, and runs its calls.
 
     `model_handler` is a handler, or a class or function without arguments that makes
@@ -409,65 +410,6 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
     def _finished(self, request: InferenceRequest, answer: Any) -> InferenceResponse:
         return checked_response(request, answer, self.name, self.version)
 
-    # -- as a kserve.Model ----------------------------------------------------
-
-    def load(self) -> bool:
-        """Load the model and tell whether it is ready, for programs without a host.
-
-        KServe's data plane also calls it inline, on its event loop, for a model that is
-        not ready; there it loads nothing.
-        """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return _run(self.load_handler())
-        return self.ready
-
-    def start(self) -> None:
-        """Nothing: KServe would set `ready` here, also after a failed load."""
-
-    def stop(self) -> None:
-        """Let the handler go, as far as KServe's shutdown waits for it."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            _run(self.unload_handler())
-        else:
-            self._stopping = loop.create_task(self.unload_handler())
-
-    def start_server(self) -> None:
-        """Serve this one model, configured by the program's own arguments.
-
-        Where the configuration is wrong, the faults are logged, one line each, and the
-        program exits with 2.
-        """
-        from oip_host.host import Host
-
-        try:
-            Host.of([self]).run()
-        except ConfigurationError as error:
-            for fault in error.faults:
-                log.error("%s", fault)
-            raise SystemExit(2) from None
-
-    async def __call__(
-        self, body: Any, headers: dict[str, str] | None = None, verb: Any = None
-    ) -> tuple[Any, dict[str, str]]:
-        """KServe's entry: an `InferRequest` (V2), or a dictionary (V1)."""
-        try:
-            if isinstance(body, kserve.InferRequest):
-                answer = await self.infer(request_from_kserve(body))
-                return response_to_kserve(answer), {}
-            return await self.predict_v1(body, headers or {}, verb)
-        except (InvalidRequest, ValueError) as error:
-            raise kserve.errors.InvalidInput(str(error)) from error
-        except ModelNotReady as error:
-            unready = kserve.errors.ModelNotReady(self.name, str(error))
-            unready.reason = str(error)  # KServe's gRPC interceptor reads it
-            raise unready from error
-        except NotSupported as error:
-            raise _NotImplemented(str(error)) from error
-
     async def predict_v1(
         self, body: Any, headers: dict[str, str], verb: Any
     ) -> tuple[Any, dict[str, str]]:
@@ -494,40 +436,10 @@ class AissembleOIPKServe(kserve.Model):  # type: ignore[misc]  # kserve has no t
         request = v1.request(body, await self.metadata())
         return v1.response(await self.infer(request, protocol="v1")), {}
 
-    def get_input_types(self) -> list[dict[str, Any]]:
-        """The inputs of the metadata, in KServe's form."""
-        return _types(getattr(self._metadata, "inputs", []))
-
-    def get_output_types(self) -> list[dict[str, Any]]:
-        """The outputs of the metadata, in KServe's form."""
-        return _types(getattr(self._metadata, "outputs", []))
-
-
-class _NotImplemented(NotSupported, NotImplementedError):
-    """NotSupported in a form that KServe's own servers know too."""
-
-    reason = property(str)
-
-
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run it on a loop of its own.
-
-    `asyncio.run` would leave the thread without a current loop, and a stock KServe
-    server that starts after that needs one.
-    """
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(coroutine)
-    finally:
-        loop.close()
-
-
-def _types(tensors: list[Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": t.name, "datatype": str(getattr(t.datatype, "value", t.datatype)),
-         "shape": list(t.shape)}
-        for t in tensors
-    ]  # fmt: skip
+    def described(self) -> ModelMetadataResponse | None:
+        """The metadata, where the model is loaded and has them."""
+        known = isinstance(self._metadata, ModelMetadataResponse)
+        return self._metadata if known else None  # type: ignore[return-value]
 
 
 def _is_default(method: Any) -> bool:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from oip_host.errors import Forbidden, ModelNotReady
+from oip_host.errors import Forbidden, InvalidRequest, ModelNotReady
 from oip_host.model import AissembleOIPKServe
 from oip_host.registry import Registry
 
@@ -40,14 +40,20 @@ class Repository:
             if model.ready or not ready
         ]
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, parameters: Iterable[str] = ()) -> None:
         """Load a model, or load it anew.
 
         While it is loaded anew the present one answers, and it goes on doing so where
         the new one does not load. Raises ModelNotFound, Forbidden, and ModelNotReady
-        with the reason of a failed load.
+        with the reason of a failed load. Triton's parameters, which bring another
+        configuration or file, are an InvalidRequest: a handler has its settings.
         """
         self._check(name)
+        for parameter in parameters:
+            raise InvalidRequest(
+                f"parameters: found '{parameter[:100]}', expected none: "
+                "a model is loaded with the host's own configuration"
+            )
         await self._complete(self._load(name))
 
     async def _load(self, name: str) -> None:

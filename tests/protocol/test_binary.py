@@ -22,6 +22,7 @@ from support.carriers import (
     same,
 )
 from support.process import Server
+from support.wire import ONE
 
 MAX_BODY = 1 << 20
 ECHO = "/v2/models/echo/infer"
@@ -441,3 +442,13 @@ def test_a_small_answer_is_not_compressed(host: Server) -> None:
     """Compressing a few bytes costs more than it saves."""
     answer = send(host, [json_input(A)], headers={"accept-encoding": "gzip"})
     assert "content-encoding" not in answer.headers
+
+
+def test_a_gzip_of_several_members_is_one_body(host: Server) -> None:
+    """RFC 1952: the members of a gzip file are read one after the other."""
+    plain = json.dumps(ONE).encode()
+    parts = gzip.compress(plain[:10]) + gzip.compress(plain[10:])
+    answer = host.post(
+        "/v2/models/echo/infer", content=parts, headers={"content-encoding": "gzip"}
+    )
+    assert 200 == answer.status_code

@@ -138,7 +138,7 @@ class GrpcEdge:
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
         name = request.model_name or request.repository_name
-        await self._state.repository.load(name)
+        await self._state.repository.load(name, request.parameters)
         return message("RepositoryModelLoadResponse")(model_name=name, isLoaded=True)
 
     async def RepositoryModelUnload(  # noqa: N802

@@ -12,7 +12,7 @@ import orjson
 from prometheus_client import REGISTRY, exposition
 
 from oip_host.edge import documents, rest_codec
-from oip_host.edge.checks import told
+from oip_host.edge.checks import found, told
 from oip_host.edge.compression import MINIMUM, accepted, compress, decompress
 from oip_host.edge.state import ServerState
 from oip_host.errors import (
@@ -217,8 +217,13 @@ class RestEdge:
         return _json(self._state.repository.index(ready))
 
     async def _load(self, call: Call) -> Answer:
-        rest_codec.optional_object(await self._body(call))
-        await self._state.repository.load(call.name)
+        asked = rest_codec.optional_object(await self._body(call))
+        parameters = asked.get("parameters")
+        if not isinstance(parameters, (dict, type(None))):
+            raise InvalidRequest(
+                f"parameters: found {found(parameters)}, expected an object"
+            )
+        await self._state.repository.load(call.name, parameters or ())
         return _json({"name": call.name, "load": True})
 
     async def _unload(self, call: Call) -> Answer:
