@@ -19,7 +19,7 @@ import httpx
 COMMAND = str(Path(sys.executable).parent / "oip-host")
 SUPPORT = Path(__file__).parent
 DEADLINE_S = 60.0
-_LISTENING = re.compile(r"REST at http://[^:]+:(\d+)(?:, gRPC at [^:]+:(\d+))?")
+_LISTENING = re.compile(r"REST at https?://[^:]+:(\d+)(?:, gRPC at [^:]+:(\d+))?")
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
