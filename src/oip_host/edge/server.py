@@ -19,11 +19,12 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oip_host.edge.grpc import GrpcEdge
 from oip_host.edge.rest import RestEdge, error_body
 from oip_host.edge.state import ServerState
-from oip_host.errors import ConfigurationError, OIPError
+from oip_host.errors import ConfigurationError, InvalidRequest, OIPError
 from oip_host.kserve_api import (
     kserve,
     register_v1_endpoints,
@@ -55,6 +56,19 @@ class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has n
 
     def get_models(self) -> dict[str, AissembleOIPKServe]:
         return {name: self._registry.find(name) for name in self._registry.names()}
+
+
+class _Http(HttpToolsProtocol):
+    """uvicorn's HTTP, which tells of its own failure in the form of all others."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP at all, and close the connection."""
+        body = error_body(InvalidRequest("the request is no valid HTTP/1.1"))
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -174,7 +188,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             log_config=None,
             access_log=False,
             lifespan="off",
-            http="httptools",
+            http=_Http,
             server_header=False,
             timeout_keep_alive=getattr(self._args, "timeout_keep_alive", 65),
             ssl_certfile=self._certificate[0],
