@@ -10,7 +10,6 @@ import pytest
 
 from support.process import Server
 
-
 POST = b"POST /v2/models/echo/infer HTTP/1.1\r\nhost: x\r\n"
 
 
