@@ -185,10 +185,13 @@ def choose(
     if selection.everything:
         named = [choice.entry for choice in choices]
         rest = [e for e in entries if e not in excluded and e not in named]
+        by_name: dict[str, list[HandlerEntry]] = {}
         for entry in rest:
-            if _same_name(entry.name, rest)[0] is entry and found_twice(entry, rest):
-                faults.append(_ambiguous(entry.name, _same_name(entry.name, rest)))
+            by_name.setdefault(entry.name, []).append(entry)
             choices.append(Choice(Item(entry.name, entry.name), entry, named=False))
+        faults.extend(
+            _ambiguous(name, same) for name, same in by_name.items() if len(same) > 1
+        )
     faults.extend(_duplicates(choices))
     if selection.everything and not entries and not choices:
         faults.append(
@@ -196,15 +199,6 @@ def choose(
             "entry point, or name one as package.module:Class"
         )
     return choices, faults
-
-
-def found_twice(entry: HandlerEntry, entries: Sequence[HandlerEntry]) -> bool:
-    """Whether another distribution offers a handler of the same name."""
-    return len(_same_name(entry.name, entries)) > 1
-
-
-def _same_name(name: str, entries: Sequence[HandlerEntry]) -> list[HandlerEntry]:
-    return [entry for entry in entries if entry.name == name]
 
 
 def _duplicates(choices: Sequence[Choice]) -> list[str]:
@@ -226,7 +220,7 @@ def _find(reference: str, entries: Sequence[HandlerEntry]) -> HandlerEntry:
     if ":" in reference:
         return _unpackaged(reference)
     distribution, _, name = reference.rpartition("/")
-    same = _same_name(name, entries)
+    same = [entry for entry in entries if entry.name == name]
     if distribution:
         same = [
             e

@@ -92,10 +92,6 @@ class Registry:
             if not ready
         ]
 
-    async def load(self) -> None:
-        """Load all models at once, each in its own lane."""
-        await asyncio.gather(*(model.load_handler() for model in self))
-
     def cut_off(self, reason: str) -> int:
         """Refuse every request that is not answered yet; tells how many there were."""
         return sum(model.cut_off(ModelNotReady(reason)) for model in self)

@@ -452,3 +452,22 @@ def test_a_gzip_of_several_members_is_one_body(host: Server) -> None:
         "/v2/models/echo/infer", content=parts, headers={"content-encoding": "gzip"}
     )
     assert 200 == answer.status_code
+
+
+def test_null_data_beside_a_size_are_no_data(host: Server) -> None:
+    """A field that is null counts as absent, for binary tensors too."""
+    raw = np.array([1.5, 2.5], np.float32).tobytes()
+    tensor = {
+        "name": "x", "shape": [1, 2], "datatype": "FP32", "data": None,
+        "parameters": {"binary_data_size": len(raw)},
+    }  # fmt: skip
+    head = json.dumps(
+        {"inputs": [tensor], "parameters": {"binary_data_output": False}}
+    ).encode()
+    answer = host.post(
+        ECHO,
+        content=head + raw,
+        headers={"inference-header-content-length": str(len(head))},
+    )
+    assert [1.5, 2.5] == answer.json()["outputs"][0]["data"]
+    assert "parameters" not in answer.json()

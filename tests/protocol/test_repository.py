@@ -666,3 +666,12 @@ def test_parameters_that_are_no_object_are_refused(host: Server) -> None:
     answer = host.post("/v2/repository/models/echo/load", json={"parameters": 5})
     text = "parameters: found the int 5, expected an object"
     assert (400, {"error": text}) == (answer.status_code, answer.json())
+
+
+def test_a_filter_that_is_null_is_no_filter(host: Server) -> None:
+    """A field that is null counts as absent, in the index too."""
+    answers = [
+        host.post("/v2/repository/index", json=asked).json()
+        for asked in ({}, {"ready": None})
+    ]
+    assert answers[0] == answers[1]

@@ -211,10 +211,10 @@ class RestEdge:
 
     async def _index(self, call: Call) -> Answer:
         asked = rest_codec.optional_object(await self._body(call))
-        ready = asked.get("ready", False)
-        if not isinstance(ready, bool):
-            raise InvalidRequest(f"ready: found {ready!r}, expected true or false")
-        return _json(self._state.repository.index(ready))
+        ready = asked.get("ready")
+        if not isinstance(ready, (bool, type(None))):
+            raise InvalidRequest(f"ready: found {found(ready)}, expected true or false")
+        return _json(self._state.repository.index(bool(ready)))
 
     async def _load(self, call: Call) -> Answer:
         asked = rest_codec.optional_object(await self._body(call))

@@ -101,7 +101,7 @@ def decode_raw(body: bytes, metadata: ModelMetadataResponse) -> InferenceRequest
         name=tensor.name, shape=shape, datatype=datatype, data=TensorData(array)
     )
     binary = Parameters.model_validate({"binary_data_output": True})
-    return InferenceRequest(inputs=[given], parameters=binary)
+    return InferenceRequest(inputs=[given], parameters=binary, outputs=[])
 
 
 class _Rest:
@@ -201,7 +201,7 @@ def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
             data = TensorData(
                 from_list(_field(fields, "data", list, f"{where}."), datatype)
             )
-        elif "data" in fields:
+        elif fields.get("data") is not None:
             raise ValueError("has both data and binary_data_size, expected one of them")
         elif type(size) is not int or size < 0:
             raise ValueError(
@@ -247,8 +247,10 @@ def encode(
         document["model_version"] = response.model_version
     if response.id is not None:
         document["id"] = response.id
-    if response.parameters:
-        document["parameters"] = as_dict(response.parameters)
+    parameters = as_dict(response.parameters)
+    parameters.pop("binary_data_output", None)  # the request's, which was passed on
+    if parameters:
+        document["parameters"] = parameters
     document["outputs"] = outputs
     _carried(response)
     try:
