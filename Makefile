@@ -16,7 +16,7 @@ export UV_SYSTEM_CERTS := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test lint test-oldest constraints proto docs clean bench-start
+.PHONY: serve test lint test-oldest constraints proto docs clean bench bench-start
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -75,8 +75,17 @@ docs: $(VENV)/.test
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest site
+	rm -rf $(VENV) $(VENV)-oldest .bench site
+
+$(VENV)/.bench: $(BIN)/uv $(SOURCES)
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python -m compileall -q src
+	touch $@
+
+## bench: CPU a request, side by side with a floor and with peers; ARGS=--help tells more
+bench: $(VENV)/.bench
+	$(BIN)/python bench/run.py $(ARGS)
 
 ## bench-start: start-up time side by side with a bare KServe server
-bench-start: $(VENV)/.serve
-	$(BIN)/python bench/startup.py
+bench-start: $(VENV)/.serve $(VENV)/.bench
+	$(BIN)/python -m bench.startup

@@ -1,6 +1,6 @@
 """Start-up side by side: this host with its embedded default, and a bare KServe server.
 
-    make bench-start          or: python bench/startup.py [ROUNDS]
+    make bench-start          or: python -m bench.startup [ROUNDS]
 
 Each round starts both afresh, one after the other, and takes the seconds from the start
 of the process to the first 200 of `/v2/health/ready`. What counts is the ratio: KServe
@@ -10,18 +10,17 @@ the host fits scikit-learn's iris model before it says so.
 
 from __future__ import annotations
 
-import os
-import socket
 import statistics
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.processes import free_ports, running
 
 KSERVE = """
 from kserve import Model, ModelServer
+
+from bench.apps.loopback import keep_to_loopback
 
 class Custom(Model):
     def predict(self, payload, headers=None):
@@ -29,43 +28,26 @@ class Custom(Model):
 
 model = Custom("custom")
 model.load()
+keep_to_loopback()
 ModelServer().start([model])
 """
 HOST = [str(Path(sys.executable).parent / "oip-host"), "serve", "--bind=127.0.0.1"]
-DEADLINE_S = 60
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+ENVIRONMENT = {
+    "OIP_HANDLERS": "iris",
+    "OIP_DRAIN_DELAY_S": "0",
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+}
 
 
 def seconds_to_ready(command: list[str]) -> float:
     """Start a server, wait until it is ready, stop it."""
-    port = free_port()
-    arguments = [f"--http_port={port}", f"--grpc_port={free_port()}"]
-    environment = {**os.environ, "OIP_HANDLERS": "iris", "OIP_DRAIN_DELAY_S": "0"}
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, *arguments],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while time.perf_counter() - started < DEADLINE_S:
-            try:
-                url = f"http://127.0.0.1:{port}/v2/health/ready"
-                with urllib.request.urlopen(url, timeout=5):
-                    return time.perf_counter() - started
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.025)  # seldom enough to take no time from the start
-        raise SystemExit(f"{command} was not ready within {DEADLINE_S} s")
-    finally:
-        process.terminate()
-        process.wait(timeout=DEADLINE_S)
+    http_port, grpc_port = free_ports(2)
+    ports = [f"--http_port={http_port}", f"--grpc_port={grpc_port}"]
+    with (
+        TemporaryDirectory(prefix="oip-bench-") as directory,
+        running([*command, *ports], ENVIRONMENT, http_port, Path(directory)) as server,
+    ):
+        return server.start_s
 
 
 def main(rounds: int) -> None:

@@ -1,0 +1,1 @@
+"""The floor, and the models of the peers as their own documentation shows them."""
