@@ -89,15 +89,16 @@ class GrpcEdge:
     async def _infer(
         self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> bytes:
-        wire = grpc_codec.parse(data)
+        received = grpc_codec.parse(data)
+        wire = received.message
         model = self._registry.find(wire.model_name, wire.model_version or None)
         if not model.ready:
             raise model.not_ready()
-        request = grpc_codec.decode(wire)
+        request = grpc_codec.decode(received)
         response = await model.infer(
             request, protocol="grpc", timeout_s=context.time_remaining()
         )
-        return grpc_codec.encode(wire, response)
+        return grpc_codec.encode(received, response)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         return message("ServerLiveResponse")(live=True)
@@ -158,7 +159,7 @@ def _handler(method: Callable[[Any, Any], Awaitable[Any]], request: Any = None) 
         try:
             if request is None:
                 return await method(data, context)
-            answer = await method(grpc_codec.parse(data, request), context)
+            answer = await method(grpc_codec.parse_message(data, request), context)
             return answer.SerializeToString()
         except OIPError as error:
             code = getattr(grpc.StatusCode, error.grpc_status)
