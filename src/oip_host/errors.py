@@ -15,8 +15,9 @@
     └── DeadlineExceeded       504  DEADLINE_EXCEEDED   the answer came too late
 
 A handler may raise any of them; what it raises otherwise is translated in one place,
-`oip_host.boundary.translate`. `ConfigurationError` stands apart: it is for the operator
-and stops the host before it listens.
+`oip_host.boundary.translate`. What is refused before it is a whole request (400, 408,
+431 and 503 of `edge/http.py`) has no class: no handler sees it. `ConfigurationError`
+stands apart: it is for the operator and stops the host before it listens.
 
 HTTP statuses follow `open_inference_rest.yaml` and KServe; gRPC names are those of
 `grpc.StatusCode`, kept as text so that this module needs no grpc.

@@ -79,7 +79,28 @@ class Settings(BaseModel):
         30.0, ge=0, description="Seconds that requests in flight then have to finish"
     )
     oip_max_body_bytes: int = Field(
-        64 << 20, ge=1, description="The largest HTTP request body"
+        64 << 20, ge=1, description="The largest request body, by REST and by gRPC"
+    )
+    oip_max_header_bytes: int = Field(
+        32 << 10, ge=1024, description="The largest head of a request"
+    )
+    oip_max_connections: int = Field(
+        1000, ge=1, description="Connections at once by REST, and as many by gRPC"
+    )
+    oip_header_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds within which the head of a request is there",
+    )
+    oip_body_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds from its head within which the body is there",
+    )
+    oip_kept_memory_bytes: int = Field(
+        256 << 20, ge=0, description="Free memory kept for the next tensors; 0: none"
     )
     oip_model_control: Literal["none", "explicit"] = Field(
         "none", description="Whether clients may load and unload models"

@@ -8,10 +8,8 @@ the event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from argparse import Namespace
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,14 +17,15 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oip_host.edge.grpc import GrpcEdge
+from oip_host.edge.http import HttpServer, limited
 from oip_host.edge.rest import RestEdge, error_body
 from oip_host.edge.state import ServerState
-from oip_host.errors import ConfigurationError, InvalidRequest, OIPError
+from oip_host.errors import ConfigurationError, OIPError
 from oip_host.kserve_api import (
     kserve,
+    model_server,
     register_v1_endpoints,
     register_v2_endpoints,
 )
@@ -58,39 +57,6 @@ class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has n
         return {name: self._registry.find(name) for name in self._registry.names()}
 
 
-class _Http(HttpToolsProtocol):
-    """uvicorn's HTTP, which tells of its own failure in the form of all others."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP at all, and close the connection."""
-        body = error_body(InvalidRequest("the request is no valid HTTP/1.1"))
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-        )
-        self.transport.close()
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: the host has its own."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._listening = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._listening.set()
-
-    async def listening(self) -> None:
-        """Wait until connections are taken."""
-        await self._listening.wait()
-
-
 class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no types
     """Serves a registry; `startup`, `shutdown` are called on the running loop."""
 
@@ -112,7 +78,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         self.state = ServerState(registry, settings.oip_model_control)
         self._settings = settings
         self._args = kserve_args
-        self._rest: _Uvicorn | None = None
+        self._rest: HttpServer | None = None
         self._rest_task: asyncio.Task[None] | None = None
         self._grpc: GrpcEdge | None = None
 
@@ -130,7 +96,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             faults.append(f"kserve_http_port {settings.kserve_http_port}: {error}")
         if self.enable_grpc:
             self._grpc = GrpcEdge(
-                self.state, settings.kserve_max_threads, self._message_limits()
+                self.state, settings.kserve_max_threads, self._grpc_limits()
             )
             try:
                 self.grpc_port = self._grpc.bind(
@@ -140,7 +106,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
                 faults.append(f"kserve_grpc_port {settings.kserve_grpc_port}: {error}")
         if faults:
             raise ConfigurationError(faults)
-        self._rest = _Uvicorn(self._uvicorn_config())
+        self._rest = HttpServer(self._uvicorn_config())
         self._rest_task = asyncio.create_task(self._rest.serve(sockets=[listener]))
         await self._rest.listening()
         if self._grpc is not None:
@@ -188,9 +154,11 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             log_config=None,
             access_log=False,
             lifespan="off",
-            http=_Http,
+            http=limited(self._settings),
+            ws="none",
             server_header=False,
-            timeout_keep_alive=getattr(self._args, "timeout_keep_alive", 65),
+            proxy_headers=bool(self.access_log_format),  # it alone tells of clients
+            timeout_keep_alive=self._keep_alive_s,
             ssl_certfile=self._certificate[0],
             ssl_keyfile=self._certificate[1],
         )
@@ -214,9 +182,33 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             app.logger.propagate = False
         return app
 
-    def _message_limits(self) -> dict[str, int]:
-        names = ("grpc_max_send_message_length", "grpc_max_receive_message_length")
-        return {name.replace("_", ".", 1): getattr(self._args, name) for name in names}
+    def _grpc_limits(self) -> dict[str, int]:
+        """The limits of REST as gRPC has them; what KServe's arguments say goes first.
+
+        An argument that was not given is the very default of the parser: a number that
+        was given is another object, even if it is equal.
+        """
+        settings = self._settings
+        limits: dict[str, float] = {
+            "grpc.max_send_message_length": -1,
+            "grpc.max_receive_message_length": settings.oip_max_body_bytes,
+            "grpc.max_metadata_size": settings.oip_max_header_bytes,
+            "grpc.absolute_max_metadata_size": settings.oip_max_header_bytes,
+            "grpc.max_allowed_incoming_connections": settings.oip_max_connections,
+            "grpc.max_concurrent_streams": settings.oip_max_connections,
+            "grpc.max_connection_idle_ms": 1000 * self._keep_alive_s,
+            "grpc.server_handshake_timeout_ms": 1000 * settings.oip_header_timeout_s,
+        }
+        for name in ("grpc_max_send_message_length", "grpc_max_receive_message_length"):
+            value = getattr(self._args, name)
+            if value is not model_server.parser.get_default(name):
+                limits[name.replace("_", ".", 1)] = value
+        return {name: min(int(value), _INT_MAX) for name, value in limits.items()}
+
+    @property
+    def _keep_alive_s(self) -> int:
+        """Seconds that an idle connection stays open, which older KServes have not."""
+        return max(1, getattr(self._args, "timeout_keep_alive", 65))
 
     def _kserve_app(self) -> Any:
         """KServe's own application: V1, `/`, and `/docs` for both protocols."""
@@ -235,6 +227,9 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             app.add_exception_handler(kind, _on_error)
         return app
 
+
+_INT_MAX = 2**31 - 1
+"""The largest number that gRPC's C core takes for an option."""
 
 _KSERVE_STATUS = {
     "InvalidInput": 400,
