@@ -364,7 +364,7 @@ async def test_extension_that_raises_harms_no_request(
         assert await model.load_handler() is True
         answer = await model.infer(request())
         await model.unload_handler()
-    assert answer.outputs[0].data.root == [1.0, 2.0]
+    assert list(answer.outputs[0].data) == [1.0, 2.0]
     assert "no state, please" in caplog.text
     assert "no inference, please" in caplog.text
 

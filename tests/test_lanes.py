@@ -131,9 +131,8 @@ async def test_a_call_runs_elsewhere_and_its_result_comes_back(
     lane = make(kind)
     where = call(lane, lambda *args: (threading.current_thread().name, args))
     job = lane.submit(where, 1, "two")
-    assert (f"lane-{name}", (1, "two")) == await job.future
-    assert job.queue_s >= 0
-    assert job.run_s >= 0
+    assert (f"lane-{name}", (1, "two")) == await job
+    assert all(seconds > 0 for seconds in job.times())
     assert 0 == lane.pending
 
 
@@ -148,7 +147,7 @@ async def test_no_more_calls_run_at_once_than_the_bound(
     await until(lambda: len(calls.started) == 3)
     for n in range(10):
         calls.open(n)
-        await jobs[n].future
+        await jobs[n]
     assert 3 == calls.most
 
 
@@ -160,7 +159,7 @@ async def test_calls_start_in_the_order_in_which_they_came(
     calls = Calls(make(kind))
     jobs = [calls.submit(n) for n in range(50)]
     calls.open()
-    assert list(range(50)) == [await job.future for job in jobs]
+    assert list(range(50)) == [await job for job in jobs]
     assert list(range(50)) == calls.started
 
 
@@ -174,10 +173,10 @@ async def test_a_full_queue_refuses_at_once(make: MakeLane, kind: str) -> None:
         calls.submit("too many")
     assert 5 == lane.pending
     calls.open()
-    assert list(range(5)) == [await job.future for job in jobs]
+    assert list(range(5)) == [await job for job in jobs]
     late = calls.submit("later")
     calls.open()
-    assert "later" == await late.future
+    assert "later" == await late
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,7 +187,7 @@ async def test_a_queue_of_nothing_still_runs_calls(make: MakeLane, kind: str) ->
     with pytest.raises(Overloaded):
         calls.submit("two")
     calls.open()
-    assert "one" == await job.future
+    assert "one" == await job
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -199,10 +198,10 @@ async def test_past_its_deadline_a_call_fails(make: MakeLane, kind: str) -> None
     running, waiting = calls.submit("running", 0.2), calls.submit("waiting", 0.01)
     for job, limit in ((waiting, "0.01"), (running, "0.2")):
         with pytest.raises(DeadlineExceeded, match=f"did not answer within {limit} s"):
-            await job.future
+            await job
     after = calls.submit("after")
     calls.open()
-    assert "after" == await after.future
+    assert "after" == await after
     assert ["running", "after"] == calls.started
     await lane.drained()
 
@@ -211,13 +210,44 @@ async def test_past_its_deadline_a_call_fails(make: MakeLane, kind: str) -> None
 async def test_an_answer_in_time_is_not_hurt_by_its_deadline(
     make: MakeLane, kind: str
 ) -> None:
-    """A deadline that has not come changes nothing, and its timer goes."""
+    """A deadline that has not come changes nothing, also not when it comes later."""
+    lane = make(kind)
+    job = lane.submit(call(lane, lambda: "soon"), timeout_s=0.5)
+    assert "soon" == await job
+    await until(lambda: time.perf_counter() > job.deadline)
+    assert "soon" == await job
+    assert 1 == await lane.submit(call(lane, lambda: 1), timeout_s=3600)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_each_call_has_its_own_deadline(make: MakeLane, kind: str) -> None:
+    """Those that are due fail, in the order of their deadlines, and no others."""
     calls = Calls(make(kind))
+    limits = {"long": 3600, "second": 0.1, "first": 0.05, "third": 0.15}
+    jobs = {key: calls.submit(key, limit) for key, limit in limits.items()}
+    failed = []
+    for key in ("first", "second", "third"):
+        with pytest.raises(DeadlineExceeded, match=f"within {limits[key]:g} s"):
+            await jobs[key]
+        failed.append({k for k, job in jobs.items() if job.future.done()})
+    assert all(key in done for key, done in zip(("first", "second", "third"), failed))
+    assert "long" not in failed[-1]
     calls.open()
-    job = calls.submit("soon", 3600)
+    assert "long" == await jobs["long"]
+
+
+async def test_calls_that_nobody_waits_for_take_no_room(make: MakeLane) -> None:
+    """Behind a call that hangs, those given up do not heap up."""
+    lane = make("thread", queue=3)
+    calls = Calls(lane)
+    first = calls.submit("first")
+    await until(partial(calls.has_started, 1))
+    for n in range(1000):
+        calls.submit(n).cancel()
+    kept = [calls.submit(n) for n in range(3)]
+    assert 3 == len(lane._jobs)  # type: ignore[attr-defined]
     calls.open()
-    assert "soon" == await job.future
-    await until(lambda: job.timer is not None and job.timer.cancelled())
+    assert ["first", 0, 1, 2] == [await first, *[await job for job in kept]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -229,11 +259,11 @@ async def test_cancelling_frees_the_place_at_once(make: MakeLane, kind: str) -> 
     await until(lambda: calls.started)
     with pytest.raises(Overloaded):
         calls.submit("refused")
-    second.future.cancel()
+    second.cancel()
     await asyncio.sleep(0)
     third = calls.submit("third")
     calls.open()
-    assert ["first", "third"] == [await first.future, await third.future]
+    assert ["first", "third"] == [await first, await third]
     assert ["first", "third"] == calls.started
     assert 0 == lane.pending
 
@@ -253,7 +283,7 @@ async def test_a_call_given_up_keeps_no_memory(make: MakeLane, kind: str) -> Non
     known = weakref.ref(tensor)
     job = lane.submit(call(lane, lambda given: given), tensor)
     del tensor
-    job.future.cancel()
+    job.cancel()
 
     def gone() -> bool:
         gc.collect()
@@ -262,7 +292,7 @@ async def test_a_call_given_up_keeps_no_memory(make: MakeLane, kind: str) -> Non
     await until(gone)
     assert not first.future.done()
     calls.open()
-    assert "first" == await first.future
+    assert "first" == await first
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -277,7 +307,7 @@ async def test_every_call_is_answered_exactly_once(make: MakeLane, kind: str) ->
 
     run = call(lane, counted)
     jobs = [lane.submit(run, n, timeout_s=60) for n in range(3000)]
-    assert [n * n for n in range(3000)] == [await job.future for job in jobs]
+    assert [n * n for n in range(3000)] == [await job for job in jobs]
     assert list(range(3000)) == sorted(ran)
     await lane.drained()
     assert 0 == lane.pending
@@ -294,11 +324,11 @@ async def test_calls_and_cancellations_in_any_mixture_leave_nothing(
     for n in range(1000):
         jobs.append(lane.submit(run, n))
         if n % 3 == 0:
-            jobs[n // 2].future.cancel()
+            jobs[n // 2].cancel()
         if n % 50 == 0:
             await asyncio.sleep(0)
     answers = await asyncio.gather(
-        *(job.future for job in jobs), return_exceptions=True
+        *(job for job in jobs), return_exceptions=True
     )
     assert all(
         answer == n or isinstance(answer, asyncio.CancelledError)
@@ -318,9 +348,9 @@ async def test_an_exception_passes_to_who_waits(make: MakeLane, kind: str) -> No
         raise error
 
     with pytest.raises(ValueError, match="wrong") as caught:
-        await lane.submit(call(lane, fail)).future
+        await lane.submit(call(lane, fail))
     assert error is caught.value
-    assert 1 == await lane.submit(call(lane, lambda: 1)).future
+    assert 1 == await lane.submit(call(lane, lambda: 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -337,8 +367,8 @@ async def test_what_would_end_a_thread_ends_nothing(
         raise raised("enough")
 
     with pytest.raises(RuntimeError, match=raised.__name__):
-        await asyncio.wait_for(lane.submit(call(lane, fail)).future, 30)
-    assert 1 == await lane.submit(call(lane, lambda: 1)).future
+        await asyncio.wait_for(lane.submit(call(lane, fail)), 30)
+    assert 1 == await lane.submit(call(lane, lambda: 1))
     assert 0 == lane.pending
 
 
@@ -353,7 +383,7 @@ async def test_a_call_that_raises_cancelled_does_not_cancel_who_waits(
         raise asyncio.CancelledError
 
     with pytest.raises(OIPError, match="the call was cancelled"):
-        await lane.submit(call(lane, fail)).future
+        await lane.submit(call(lane, fail))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -366,7 +396,7 @@ async def test_drained_waits_for_what_was_accepted(make: MakeLane, kind: str) ->
     waiting = [asyncio.create_task(lane.drained()) for _ in range(3)]
     waiting[0].cancel()
     calls.open(0)
-    await jobs[0].future
+    await jobs[0]
     await until(waiting[0].done)
     assert [True, False, False] == [task.done() for task in waiting]
     calls.open(1)
@@ -392,7 +422,7 @@ async def test_drained_waits_for_a_call_whose_client_left(
 
     job = lane.submit(call(lane, stubborn))
     await until(entered.is_set)
-    job.future.cancel()
+    job.cancel()
     draining = asyncio.create_task(lane.drained())
     await asyncio.sleep(0)
     assert not draining.done()
@@ -412,7 +442,7 @@ async def test_closing_runs_what_was_accepted(
     lane.close()
     lane.close()
     calls.open()
-    assert list(range(5)) == [await job.future for job in jobs]
+    assert list(range(5)) == [await job for job in jobs]
     await until(lambda: not threads_of(name))
 
 
@@ -422,7 +452,7 @@ async def test_a_closed_lane_takes_calls_again(make: MakeLane, kind: str) -> Non
     lane = make(kind)
     for n in range(20):
         job = lane.submit(call(lane, lambda given: given), n)
-        assert n == await asyncio.wait_for(job.future, 30)
+        assert n == await asyncio.wait_for(job, 30)
         lane.close()
 
 
@@ -432,7 +462,7 @@ def test_a_lane_serves_one_loop_after_the_other(make: MakeLane, kind: str) -> No
     lane = make(kind)
 
     async def ask(n: int) -> Any:
-        return await lane.submit(call(lane, lambda given: given), n).future
+        return await lane.submit(call(lane, lambda given: given), n)
 
     assert [1, 2] == [asyncio.run(ask(1)), asyncio.run(ask(2))]
 
@@ -443,7 +473,7 @@ async def test_a_call_sees_the_context_of_its_server(make: MakeLane, kind: str) 
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("here")
     lane = make(kind)
-    assert "here" == await lane.submit(call(lane, variable.get)).future
+    assert "here" == await lane.submit(call(lane, variable.get))
 
 
 # -- threads ------------------------------------------------------------------
@@ -454,7 +484,7 @@ async def test_threads_start_when_they_are_needed(make: MakeLane, name: str) -> 
     lane = make("thread", concurrency=8)
     assert [] == threads_of(name)
     for n in range(5):
-        assert n == await lane.submit(lambda given: given, n).future
+        assert n == await lane.submit(lambda given: given, n)
     assert 1 == len(threads_of(name))
 
 
@@ -467,7 +497,7 @@ async def test_idle_threads_end_and_come_back(make: MakeLane, name: str) -> None
         await until(partial(calls.has_started, 2))
         assert 2 == len(threads_of(name))
         calls.open()
-        assert [0, 1, 2, 3] == [await job.future for job in jobs]
+        assert [0, 1, 2, 3] == [await job for job in jobs]
         await until(lambda: not threads_of(name))
 
 
@@ -478,7 +508,7 @@ async def test_calls_that_meet_the_end_of_an_idle_thread_are_answered(
     lane = make("thread", idle_s=0.0005)
     for n in range(300):
         job = lane.submit(lambda given: given, n)
-        assert n == await asyncio.wait_for(job.future, 30)
+        assert n == await asyncio.wait_for(job, 30)
         await asyncio.sleep(0.0005 * (n % 3))
 
 
@@ -522,7 +552,7 @@ async def test_a_coroutine_that_blocks_holds_up_its_own_lane_only(
     await until(entered.is_set)
     assert not job.future.done()
     go.set()
-    assert "done" == await job.future
+    assert "done" == await job
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
@@ -543,8 +573,8 @@ async def test_a_coroutine_that_nobody_waits_for_is_cancelled(
     job = lane.submit(wait, timeout_s=0.05 if how == "late" else None)
     await until(entered.is_set)
     if how == "cancelled":
-        job.future.cancel()
-    await asyncio.gather(job.future, return_exceptions=True)
+        job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
     await until(left.is_set)
     await lane.drained()
-    assert 1 == await lane.submit(call(lane, lambda: 1)).future
+    assert 1 == await lane.submit(call(lane, lambda: 1))

@@ -13,13 +13,16 @@ from support.process import run
 
 SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
-    "errors", "datatypes", "tensors", "types", "handler", "dataplane", "hookspecs",
+    "errors", "datatypes", "listed", "tensors", "types", "handler", "dataplane", "hookspecs",
     "selection", "sources", "settings", "options", "plugins", "lanes", "kserve_api",
     "kserve_messages", "kserve_models", "kserve_face", "boundary",
-    "statistics", "v1", "model", "registry", "repository", "observers", "planning",
+    "batching", "statistics", "v1", "model", "registry", "repository", "metrics",
+    "observers", "memory", "planning",
     "edge.state", "edge.documents", "edge.compression", "edge.checks",
-    "edge.grpc_messages", "edge.grpc_health", "edge.rest_codec",
-    "edge.grpc_codec", "edge.rest", "edge.grpc", "edge.server", "host", "cli",
+    "edge.grpc_messages", "edge.grpc_health", "edge.grpc_wire", "edge.large_json",
+    "edge.rest_codec",
+    "edge.grpc_codec", "edge.rest", "edge.http", "edge.grpc", "edge.server",
+    "host", "cli",
 ]  # fmt: skip
 UPWARD = {("kserve_face", "host")}
 """`AissembleOIPKServe.start_server` alone: there a model asks for its host."""

@@ -623,6 +623,8 @@ def test_effective_options_of_a_model(levels: Levels) -> None:
     assert shown(plans) == {
         "models.fraud.max_concurrency": ("None", "default"),
         "models.fraud.timeout_s": ("300.0", "default"),
+        "models.fraud.max_batch_size": ("1", "default"),
+        "models.fraud.max_batch_delay_ms": ("0.0", "default"),
         "models.fraud.check_metadata": ("False", "default"),
         "models.fraud.max_queue": ("'7'", "--models.fraud.max_queue"),
         "models.fraud.settings.limit": ("'3'", "OIP_MODELS__FRAUD__SETTINGS__LIMIT"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from types import NoneType
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,13 +22,15 @@ from oip_host.errors import (
     OIPError,
 )
 from oip_host.kserve_api import kserve
-from oip_host.tensors import TensorData
+from oip_host.tensors import TensorData, check
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
+    Parameters,
     RequestOutput,
     ResponseOutput,
     as_dict,
+    trusted,
 )
 
 __all__ = [
@@ -83,7 +86,10 @@ def checked_response(
     """
     try:
         outputs = [_output(tensor) for tensor in answer.outputs]
-        parameters = _plain(answer.parameters)
+        parameters = _parameters(answer.parameters)
+        identity = answer.id if request.id is None else request.id
+        if not isinstance(identity, (str, NoneType)):
+            raise TypeError(f"id is a {type(identity).__name__}, expected a string")
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -94,12 +100,15 @@ def checked_response(
         raise HandlerFault(f"model '{model}' answered wrongly: {error}") from error
     if request.outputs:
         outputs = _selected(outputs, request.outputs, model)
-    return InferenceResponse(
-        model_name=model,
-        model_version=version,
-        id=request.id if request.id is not None else answer.id,
-        parameters=parameters or None,
-        outputs=outputs,
+    return trusted(
+        InferenceResponse,
+        {
+            "model_name": model,
+            "model_version": version,
+            "id": identity,
+            "parameters": parameters,
+            "outputs": outputs,
+        },
     )
 
 
@@ -134,18 +143,9 @@ def check_request(request: InferenceRequest) -> None:
 
 def _output(tensor: Any) -> ResponseOutput:
     """One output of a handler, of whichever package's class, held against itself."""
-    data = getattr(tensor.data, "array", None)
-    if data is None:
-        data = getattr(tensor.data, "root", tensor.data)
-    output = ResponseOutput(
-        name=tensor.name,
-        shape=tensor.shape,
-        datatype=getattr(tensor.datatype, "value", tensor.datatype),
-        parameters=_plain(tensor.parameters) or None,
-        data=TensorData(data),
-    )
+    output = tensor if _is_ours(tensor) else _taken_over(tensor)
     try:
-        output.validate_oip()
+        check(output.data, output.shape, output.datatype)
         if output.datatype is Datatype.BYTES:
             output.data.array = as_bytes(output.data.elements(Datatype.BYTES))
     except (TypeError, ValueError) as error:
@@ -153,7 +153,37 @@ def _output(tensor: Any) -> ResponseOutput:
     return output
 
 
-def _plain(parameters: Any) -> dict[str, Any]:
+def _is_ours(tensor: Any) -> bool:
+    """Whether an output is the host's own message, and nobody bent it since."""
+    return (
+        type(tensor) is ResponseOutput
+        and tensor.parameters is None
+        and type(tensor.data) is TensorData
+        and type(tensor.datatype) is Datatype
+        and type(tensor.name) is str
+        and type(tensor.shape) is list
+        and _INTEGERS.issuperset(map(type, tensor.shape))
+    )
+
+
+_INTEGERS = frozenset({int})
+
+
+def _taken_over(tensor: Any) -> ResponseOutput:
+    """Another package's output as the host's own message."""
+    data = getattr(tensor.data, "array", None)
+    if data is None:
+        data = getattr(tensor.data, "root", tensor.data)
+    return ResponseOutput(
+        name=tensor.name,
+        shape=tensor.shape,
+        datatype=getattr(tensor.datatype, "value", tensor.datatype),
+        parameters=_parameters(tensor.parameters),
+        data=TensorData(data),
+    )
+
+
+def _parameters(parameters: Any) -> Parameters | None:
     """Parameters of an answer; ValueError for one that the protocol cannot carry."""
     plain = as_dict(parameters)
     for name, value in plain.items():
@@ -162,7 +192,7 @@ def _plain(parameters: Any) -> dict[str, Any]:
                 f"parameter '{name}' is a {type(value).__name__}, "
                 "expected a string, a number or a boolean"
             )
-    return plain
+    return Parameters.model_validate(plain) if plain else None
 
 
 def _selected(
@@ -180,5 +210,9 @@ def _selected(
 
 def element_total(tensors: Iterable[Any]) -> int:
     """The number of elements of all tensors that are arrays by now."""
-    arrays = [tensor.data.array for tensor in tensors]
-    return sum(int(array.size) for array in arrays if array is not None)
+    total = 0
+    for tensor in tensors:
+        array = tensor.data.array
+        if array is not None:
+            total += array.size
+    return total

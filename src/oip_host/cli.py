@@ -155,8 +155,6 @@ def _state(planned: Planned) -> dict[str, Any]:
 
 def _announce(host: Host) -> None:
     """Show the models and a request to try, once all loads have ended."""
-    gc.freeze()  # what is here now stays, and need not be looked through again
-    gc.set_threshold(50_000, 20, 20)
     _print_table("Models", [_state(planned) for planned in host.planned])
     example = next(filter(None, map(_example, host.registry)), None)
     if example:

@@ -63,7 +63,7 @@ class StateChange:
     """Seconds that the load took, once there was one."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Inference:
     """An inference that finished, well or not. Times in seconds, sizes in elements."""
 
@@ -78,6 +78,8 @@ class Inference:
     total_s: float
     elements_in: int
     elements_out: int
+    batch_size: int = 1
+    """How many requests the handler answered in the same call."""
     kserve_model: bool = False
     """Whether a `kserve.Model` answered, of which KServe takes metrics of its own."""
 

@@ -14,12 +14,12 @@ from typing import Any
 import pluggy
 import uvloop
 
-from oip_host import plugins, selection
+from oip_host import memory, metrics, plugins, selection
 from oip_host.edge.server import ModelServer
 from oip_host.errors import ConfigurationError
 from oip_host.kserve_api import server_arguments
 from oip_host.model import AissembleOIPKServe
-from oip_host.observers import Hooks, LatencyLog, Metrics, configure_logging
+from oip_host.observers import Hooks, LatencyLog, configure_logging
 from oip_host.planning import Planned, plan
 from oip_host.registry import Registry
 from oip_host.settings import Configuration, read
@@ -44,6 +44,7 @@ class Host:
         self.planned = tuple(planned)
         self.configuration = configuration
         self.registry = Registry([plan.model for plan in planned])
+        metrics.watch(self.registry)
         self.server = ModelServer(self.registry, configuration.settings, kserve_args)
         self._stop: asyncio.Future[signal.Signals] | None = None
         self._hurry = asyncio.Event()
@@ -60,9 +61,9 @@ class Host:
         """
         configuration, faults = read(arguments)
         kserve_args, unknown = server_arguments(configuration.kserve_arguments)
-        configure_logging()
+        handler = configure_logging()
         manager = manager or plugins.manager()
-        _add_defaults(manager, configuration)
+        _add_latency_log(manager, configuration, handler)
         wanted, malformed = selection.parse(configuration.settings.oip_handlers)
         choices, wrong = plugins.choose(wanted, plugins.offered(manager))
         planned, unfit, warnings = plan(choices, configuration, Hooks(manager))
@@ -87,11 +88,11 @@ class Host:
         """
         configuration, faults = read(sys.argv[1:] if arguments is None else arguments)
         kserve_args, _ = server_arguments(configuration.kserve_arguments)
-        configure_logging()
+        handler = configure_logging()
         if faults:
             raise ConfigurationError(faults)
         manager = plugins.manager()
-        _add_defaults(manager, configuration)
+        _add_latency_log(manager, configuration, handler)
         hooks = Hooks(manager)
         for model in models:
             model.observe(hooks)
@@ -107,6 +108,7 @@ class Host:
         """Serve until a signal says to stop; `on_loaded` is called after the loads."""
         if self.configuration.settings.kserve_workers > 1:
             log.warning("kserve_workers: one process serves, whatever its number")
+        memory.keep_large_blocks(self.configuration.settings.oip_kept_memory_bytes)
         run: Any = uvloop.run
         if getattr(self.server, "event_loop", "auto") == "asyncio":
             run = asyncio.run
@@ -144,6 +146,7 @@ class Host:
         """Load the models that no program has loaded yet, all at once."""
         fresh = [model for model in self.registry if model.load_s is None]
         await asyncio.gather(*(model.load_handler() for model in fresh))
+        memory.settle()
 
     async def serve(self) -> None:
         """Answer until a signal; then tell "not ready" for the drain delay."""
@@ -189,8 +192,10 @@ class Host:
         return task is not None and task.done()
 
 
-def _add_defaults(manager: pluggy.PluginManager, configuration: Configuration) -> None:
-    """Register the host's own observers beside the installed extensions."""
-    manager.register(Metrics())
+def _add_latency_log(
+    manager: pluggy.PluginManager,
+    configuration: Configuration,
+    handler: logging.StreamHandler[Any] | None,
+) -> None:
     if configuration.settings.kserve_enable_latency_logging:
-        manager.register(LatencyLog())
+        manager.register(LatencyLog(handler))

@@ -13,61 +13,86 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import queue
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from typing import Any, TypeAlias
 
 from oip_host.errors import DeadlineExceeded, OIPError, Overloaded
 
 __all__ = ["Job", "Lane", "LoopLane", "ThreadLane"]
 
+Bell: TypeAlias = "queue.SimpleQueue[None]"
+"""Wakes one waiting thread for each thing that is put in."""
 IDLE_S = 60.0
 """Seconds after which a thread without work ends."""
 
 
 class Job:
-    """One call on its way through a lane; times are those of `time.perf_counter`."""
+    """One call on its way through a lane; await it for the call's result or exception.
+
+    A waiter that is cancelled frees the call's place. Times are those of
+    `time.perf_counter`. A call that ran in a batch knows how many calls that was, and
+    whether it is the one that counts for all.
+    """
 
     __slots__ = (
         "abandoned",
         "args",
+        "batch_size",
         "call",
+        "deadline",
         "finished_at",
         "future",
+        "lane",
+        "leads",
         "queued_at",
         "started_at",
         "task",
-        "timer",
     )  # fmt: skip
 
     def __init__(
-        self, future: asyncio.Future[Any], call: Callable[..., Any], args: Any
-    ):
+        self,
+        lane: Lane,
+        future: asyncio.Future[Any],
+        call: Callable[..., Any],
+        args: Any,
+    ) -> None:
+        self.lane = lane
         self.future = future
         self.call = call
         self.args = args
         self.queued_at = time.perf_counter()
         self.started_at = 0.0
         self.finished_at = 0.0
+        self.deadline = math.inf
         self.abandoned = False
         self.task: asyncio.Task[Any] | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.batch_size, self.leads = 1, True
 
-    @property
-    def queue_s(self) -> float:
-        """Seconds between acceptance and start; until now where it did not start."""
-        return (self.started_at or time.perf_counter()) - self.queued_at
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self.future)
+        except asyncio.CancelledError:
+            self.lane.abandon(self)
+            raise
 
-    @property
-    def run_s(self) -> float:
-        """Seconds that the call took; until now where it has not ended."""
+    def cancel(self) -> None:
+        """Give the call up: its place is free if it has not started."""
+        self.future.cancel()
+        self.lane.abandon(self)
+
+    def times(self) -> tuple[float, float]:
+        """Seconds in the queue and in the call, until now where it has not ended."""
         if not self.started_at:
-            return 0.0
-        return (self.finished_at or time.perf_counter()) - self.started_at
+            return time.perf_counter() - self.queued_at, 0.0
+        ended_at = self.finished_at or time.perf_counter()
+        return self.started_at - self.queued_at, ended_at - self.started_at
 
 
 class Lane(ABC):
@@ -82,32 +107,40 @@ class Lane(ABC):
         self._done: deque[tuple[Job, Any, BaseException | None]] = deque()
         self._waking = False
         self._empty: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
 
     @property
     def pending(self) -> int:
         """How many calls were accepted and are not finished."""
         return len(self._live)
 
+    @property
+    def capacity(self) -> int:
+        """How many calls may be pending."""
+        return self.max_concurrency + self.max_queue
+
     def submit(
         self, call: Callable[..., Any], *args: Any, timeout_s: float | None = None
     ) -> Job:
-        """Accept a call; await the job's `future` for its result or exception.
+        """Accept a call; await the job for its result or exception.
 
-        Raises Overloaded where the queue is full. Past `timeout_s` the future fails
-        with DeadlineExceeded, and a call that has not started is not started.
-        Cancelling the future frees the place in the queue.
+        Raises Overloaded where the queue is full. Past `timeout_s` the job fails with
+        DeadlineExceeded, and a call that has not started is not started.
         """
         loop = asyncio.get_running_loop()
-        if self.pending >= self.max_concurrency + self.max_queue:
+        if loop is not self._loop:  # the first, or the next of a stock KServe server
+            self._loop, self._timer, self._timer_at = loop, None, math.inf
+        if len(self._live) >= self.capacity:
             raise Overloaded(
                 f"model '{self.name}' has {self.max_queue} requests waiting, "
                 "which is its max_queue"
             )
-        job = Job(loop.create_future(), call, args)
-        job.future.add_done_callback(lambda _: self._settled(job))
+        job = Job(self, loop.create_future(), call, args)
         if timeout_s is not None:
-            job.timer = loop.call_later(timeout_s, self._expire, job, timeout_s)
-        self._loop = loop
+            job.deadline = job.queued_at + timeout_s
+            if job.deadline < self._timer_at:
+                self._watch(job.deadline)
         self._live.add(job)
         self._start(job)
         return job
@@ -149,18 +182,39 @@ class Lane(ABC):
             else:
                 job.future.set_exception(error)
 
-    def _expire(self, job: Job, timeout_s: float) -> None:
-        if not job.future.done():
+    def _watch(self, deadline: float) -> None:
+        """Have `_expire` called at the deadline, which is the earliest of all.
+
+        One timer serves all calls: it finds the next deadline when it goes off, so
+        that calls which are answered in time cost none.
+        """
+        assert self._loop is not None
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(deadline - time.perf_counter(), 0.0)
+        self._timer = self._loop.call_later(delay, self._expire)
+        self._timer_at = deadline
+
+    def _expire(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = time.perf_counter()
+        earliest = math.inf
+        for job in [job for job in self._live if not job.future.done()]:
+            if job.deadline > now:
+                earliest = min(earliest, job.deadline)
+                continue
+            waited_s = job.deadline - job.queued_at
             job.future.set_exception(
                 DeadlineExceeded(
-                    f"model '{self.name}' did not answer within {timeout_s:g} s"
+                    f"model '{self.name}' did not answer within {waited_s:g} s"
                 )
             )
+            self.abandon(job)
+        if earliest < math.inf:
+            self._watch(earliest)
 
-    def _settled(self, job: Job) -> None:
-        """The job's future has its outcome; a call that has not started never will."""
-        if job.timer is not None:
-            job.timer.cancel()
+    def abandon(self, job: Job) -> None:
+        """Nobody waits for a call any more; one that has not started never will."""
         if not job.started_at and not job.finished_at:
             job.abandoned = True
             job.args = None  # its tensors do not wait for the thread to come by
@@ -177,6 +231,7 @@ class Lane(ABC):
         waiting = [job for job in self._live if not job.future.done()]
         for job in waiting:
             job.future.set_exception(error)
+            self.abandon(job)
         return len(waiting)
 
     async def drained(self) -> None:
@@ -198,33 +253,56 @@ class ThreadLane(Lane):
         self, name: str, max_concurrency: int, max_queue: int, idle_s: float = IDLE_S
     ) -> None:
         super().__init__(name, max_concurrency, max_queue)
-        self.threads = 0
         self._idle_s = idle_s
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # what follows is read and written under the lock
+        self.threads = 0
+        self._jobs: deque[Job] = deque()
+        self._waiting = 0  # threads that wait for the bell
+        self._ending = 0  # threads that shall end when there is nothing to do
+        self._used = False  # since the last look at who is idle
+        self._bell: Bell | None = None
+
+    def abandon(self, job: Job) -> None:
+        super().abandon(job)
+        if job.abandoned:
+            with self._lock, suppress(ValueError):
+                self._jobs.remove(job)
 
     def _start(self, job: Job) -> None:
-        with self._lock:  # against a thread that is just about to end for want of work
-            self._jobs.put(job)
-            if self.threads >= min(self.pending, self.max_concurrency):
+        with self._lock:
+            self._used = True
+            self._jobs.append(job)
+            if self._waiting:
+                self._waiting -= 1
+                bell = self._bell
+            elif self.threads < min(len(self._live), self.max_concurrency):
+                self.threads += 1
+                bell = None
+            else:
                 return
-            self.threads += 1
-            jobs = self._jobs
-        self._thread(self._work, jobs)
+        if bell is not None:
+            bell.put(None)
+            return
+        if self._bell is None:
+            self._bell = queue.SimpleQueue()
+            asyncio.get_running_loop().call_later(self._idle_s, self._look_for_idle)
+        self._thread(self._work, self._bell)
 
-    def _work(self, jobs: queue.SimpleQueue[Job | None]) -> None:
+    def _work(self, bell: Bell) -> None:
         while True:
-            try:
-                job = jobs.get(timeout=self._idle_s)
-            except queue.Empty:
-                with self._lock:
-                    if jobs.empty():
-                        self.threads -= 1
-                        return
-                continue
-            if job is None:  # the lane was closed, and counts its threads anew
-                return
-            if not job.abandoned:
+            with self._lock:
+                job = self._jobs.popleft() if self._jobs else None
+                if job is None and self._ending:
+                    self._ending -= 1
+                    self.threads -= 1
+                    if not self.threads:
+                        self._bell = None
+                    return
+                self._waiting += job is None
+            if job is None:
+                bell.get()
+            elif not job.abandoned:
                 self._run(job)
             del job  # its tensors are not kept while there is nothing to do
 
@@ -237,11 +315,28 @@ class ThreadLane(Lane):
         else:
             self._finish(job, result, None)
 
+    def _look_for_idle(self) -> None:
+        """End the threads that had nothing to do since the last look."""
+        if not self._used:
+            self._end(self._waiting)
+        self._used = False
+        if self._bell is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._idle_s, self._look_for_idle)
+
     def close(self) -> None:
+        self._end(self.threads)
+
+    def _end(self, threads: int) -> None:
+        """Have so many threads end when there is nothing left to do."""
         with self._lock:
-            for _ in range(self.threads):
-                self._jobs.put(None)
-            self._jobs, self.threads = queue.SimpleQueue(), 0
+            self._ending = threads
+            ringing = min(threads, self._waiting)
+            self._waiting -= ringing
+            bell = self._bell
+        if bell is not None:
+            for _ in range(ringing):
+                bell.put(None)
 
 
 class LoopLane(Lane):
@@ -293,8 +388,8 @@ class LoopLane(Lane):
             else:
                 self._finish(job, result, None)
 
-    def _settled(self, job: Job) -> None:
-        super()._settled(job)
+    def abandon(self, job: Job) -> None:
+        super().abandon(job)
         if job.task is not None and not job.finished_at:
             job.task.get_loop().call_soon_threadsafe(job.task.cancel)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from oip_host import v1
+from oip_host.batching import Batcher, Outcome, answered
 from oip_host.boundary import (
     check_inputs,
     check_request,
@@ -30,7 +31,7 @@ from oip_host.hookspecs import Inference, State, StateChange
 from oip_host.kserve_api import kserve
 from oip_host.kserve_face import KServeFace
 from oip_host.kserve_models import KServeModelHandler
-from oip_host.lanes import Job, Lane, LoopLane, ThreadLane
+from oip_host.lanes import Job, Lane, LoopLane, ThreadLane, contained
 from oip_host.options import ModelOptions
 from oip_host.selection import DEFAULT_VERSION
 from oip_host.statistics import Statistics
@@ -46,6 +47,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("oip_host")
 
+_READY = State.READY  # a member of an Enum is slow to find
 ASYNC_CONCURRENCY = 100
 PROBE_S = 1.0
 """Seconds that a handler's own `model_ready` has, before the last answer stands."""
@@ -92,11 +94,15 @@ class AissembleOIPKServe(KServeFace):
         self.version = version
         self.optional = optional
         self.options = options or ModelOptions()
+        self._timeout_s = self.options.timeout_s
+        self._check_metadata = self.options.check_metadata
         self.observer = observer or Observer()
         self.load_s: float | None = None
         self.unloaded = False
         """Whether somebody unloaded it, so that nobody counts on it."""
         self.statistics = Statistics()
+        self.is_kserve_model = False
+        """Whether it is a `kserve.Model`, known from its first load."""
         self._changing = asyncio.Lock()
         """Held by a load or an unload, so that neither meets the other half-way."""
         self._successor: AissembleOIPKServe | None = None
@@ -106,13 +112,15 @@ class AissembleOIPKServe(KServeFace):
         self._healthy = True
         self._lane: Lane = ThreadLane(name, 1, self.options.max_queue)
         self._loop_lane: LoopLane | None = None
+        self._infer_lane: Lane = self._lane
+        self._infer_call: Callable[..., Any] = self._run
 
     # -- state ----------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
         """Whether the model is loaded and answers; KServe assigns to it too."""
-        return self.state is State.READY
+        return self.state is _READY
 
     @ready.setter
     def ready(self, value: bool) -> None:
@@ -154,7 +162,7 @@ class AissembleOIPKServe(KServeFace):
         if not lane.pending:
             try:
                 job = lane.submit(asked, self.name, self.version, timeout_s=PROBE_S)
-                self._healthy = bool((await job.future).ready)
+                self._healthy = bool((await job).ready)
             except Exception:
                 log.exception("model_ready of model '%s' failed", self.name)
                 self._healthy = False
@@ -191,10 +199,13 @@ class AissembleOIPKServe(KServeFace):
 
     async def _load(self) -> bool:
         if self.model_handler is None:
-            self.model_handler = await self._lane.submit(self._made).future
+            self.model_handler = await self._lane.submit(self._made)
             self._settle_lanes(self.model_handler)
         loaded = await self._call(self.model_handler.model_load, self.name)
         if loaded:
+            self._check_metadata = self.options.check_metadata or bool(
+                getattr(self.model_handler, "check_metadata", False)
+            )
             await self._describe()
         return bool(loaded)
 
@@ -225,6 +236,7 @@ class AissembleOIPKServe(KServeFace):
         asked = self.options.max_concurrency or getattr(
             handler, "max_concurrency", None
         )
+        self.is_kserve_model = isinstance(handler, KServeModelHandler)
         self._lane.max_concurrency = asked or 1
         names = (*METHODS, "model_ready", "model_unload")
         methods = [getattr(handler, name, None) for name in names]
@@ -232,6 +244,22 @@ class AissembleOIPKServe(KServeFace):
             self._loop_lane = LoopLane(
                 self.name, asked or ASYNC_CONCURRENCY, self.options.max_queue
             )
+        self._infer_lane = self._lane_for(handler.infer)
+        asynchronous = self._infer_lane is not self._lane
+        self._infer_call = self._run_async if asynchronous else self._run
+        if self.options.max_batch_size > 1:
+            self._infer_lane = Batcher(
+                self._infer_lane,
+                self._run_batch_async if asynchronous else self._run_batch,
+                self.options.max_batch_size,
+                self.options.max_batch_delay_ms / 1000,
+            )
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        """Every lane, the one where requests wait first."""
+        lanes = (self._infer_lane, self._lane, self._loop_lane)
+        return [lane for lane in dict.fromkeys(lanes) if lane is not None]
 
     def _lane_for(self, method: Callable[..., Any]) -> Lane:
         if inspect.iscoroutinefunction(method) and self._loop_lane is not None:
@@ -239,7 +267,7 @@ class AissembleOIPKServe(KServeFace):
         return self._lane
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
-        return await self._lane_for(method).submit(method, *args).future
+        return await self._lane_for(method).submit(method, *args)
 
     async def _describe(self) -> None:
         """Ask for the metadata once, so that later answers never wait for the lane."""
@@ -290,9 +318,8 @@ class AissembleOIPKServe(KServeFace):
         was_ready = self.ready
         self.unloaded = True
         self._enter(State.UNLOADING)
-        for lane in (self._lane, self._loop_lane):
-            if lane is not None:
-                await lane.drained()
+        for lane in self._lanes:
+            await lane.drained()
         unload = getattr(self.model_handler, "model_unload", None)
         if was_ready and unload is not None:
             try:
@@ -304,16 +331,14 @@ class AissembleOIPKServe(KServeFace):
 
     def let_go(self) -> None:
         """End the lanes, and forget a handler that the host made."""
-        for lane in (self._lane, self._loop_lane):
-            if lane is not None:
-                lane.close()
+        for lane in self._lanes:
+            lane.close()
         if self._is_factory():
             self.model_handler = self._metadata = None
 
     def cut_off(self, error: OIPError) -> int:
         """Fail every request that is not answered yet; tells how many there were."""
-        lanes = (self._lane, self._loop_lane)
-        return sum(lane.cut_off(error) for lane in lanes if lane is not None)
+        return sum(lane.cut_off(error) for lane in self._lanes)
 
     # -- requests -------------------------------------------------------------
 
@@ -346,55 +371,60 @@ class AissembleOIPKServe(KServeFace):
             return await self._successor.infer(
                 request, protocol=protocol, timeout_s=timeout_s
             )
-        if self.state is not State.READY:
+        if self.state is not _READY:
             raise self.not_ready()
-        limit = self.options.timeout_s
-        if timeout_s is not None:
-            limit = min(limit, timeout_s)
-        asynchronous = inspect.iscoroutinefunction(self.model_handler.infer)
-        run = self._run_async if asynchronous else self._run
-        lane = self._loop_lane if asynchronous and self._loop_lane else self._lane
+        limit = self._timeout_s
+        if timeout_s is not None and timeout_s < limit:
+            limit = timeout_s
         answer: InferenceResponse = await self._observed(
-            protocol, lane, limit, run, request
+            protocol, self._infer_lane, limit, self._infer_call, request
         )
         return answer
 
     async def _observed(
-        self, protocol: str, lane: Lane, limit: float, run: Any, *args: Any
+        self, protocol: str, lane: Lane, limit: float, call: Any, *args: Any
     ) -> Any:
         """The result of a call in a lane, counted and told; raises OIPError only."""
         job: Job | None = None
-        failure: OIPError | None = None
         result: Any = None
+        outcome = "Cancelled"
         try:
-            job = lane.submit(run, *args, timeout_s=limit)
-            result = await job.future
+            job = lane.submit(call, *args, timeout_s=limit)
+            result = await job
+            outcome = "ok"
             return result
         except Exception as error:
             failure = translate(error, self.name)
+            outcome = type(failure).__name__
             raise failure from None
         finally:
-            queue_s, handler_s = (job.queue_s, job.run_s) if job else (0.0, 0.0)
-            self.statistics.add(result is not None, queue_s, handler_s)
-            if self.observer.inference is not None:
-                outcome = "ok" if result is not None else "Cancelled"
-                self.observer.inference(
-                    Inference(
-                        self.name, self.version, protocol,
-                        type(failure).__name__ if failure else outcome,
-                        queue_s, handler_s, queue_s + handler_s,
-                        element_total(getattr(args[0], "inputs", ())),
-                        element_total(getattr(result, "outputs", ())),
-                        isinstance(self.model_handler, KServeModelHandler),
-                    )
-                )  # fmt: skip
+            self._count(protocol, outcome, job, args[0], result)
+
+    def _count(
+        self, protocol: str, outcome: str, job: Job | None, request: Any, result: Any
+    ) -> None:
+        """Count a finished inference, and tell the observer of it."""
+        queue_s = handler_s = 0.0
+        batch_size, leads = 1, True
+        if job is not None:
+            queue_s, handler_s = job.times()
+            batch_size, leads = job.batch_size, job.leads
+        self.statistics.add(protocol, outcome, queue_s, handler_s, batch_size, leads)
+        if self.observer.inference is None:
+            return
+        self.observer.inference(
+            Inference(
+                self.name, self.version, protocol, outcome,
+                queue_s, handler_s, queue_s + handler_s,
+                element_total(getattr(request, "inputs", ())),
+                element_total(getattr(result, "outputs", ())),
+                batch_size, self.is_kserve_model,
+            )
+        )  # fmt: skip
 
     def _check(self, request: InferenceRequest) -> None:
         check_request(request)
-        asked = self.options.check_metadata or getattr(
-            self.model_handler, "check_metadata", False
-        )
-        if asked and isinstance(self._metadata, ModelMetadataResponse):
+        if self._check_metadata and isinstance(self._metadata, ModelMetadataResponse):
             check_inputs(request, self._metadata)
 
     def _run(self, request: InferenceRequest) -> InferenceResponse:
@@ -406,6 +436,34 @@ class AissembleOIPKServe(KServeFace):
         self._check(request)
         answer = await self.model_handler.infer(request, self.name, self.version)
         return self._finished(request, answer)
+
+    def _run_batch(self, requests: list[InferenceRequest]) -> list[Outcome]:
+        calls = answered(requests, self._check)
+        try:
+            request = next(calls)
+            while True:
+                try:
+                    answer = self._run(request)
+                except BaseException as error:
+                    request = calls.throw(contained(error))
+                else:
+                    request = calls.send(answer)
+        except StopIteration as finished:
+            return finished.value  # type: ignore[no-any-return]
+
+    async def _run_batch_async(self, requests: list[InferenceRequest]) -> list[Outcome]:
+        calls = answered(requests, self._check)
+        try:
+            request = next(calls)
+            while True:
+                try:
+                    answer = await self._run_async(request)
+                except BaseException as error:
+                    request = calls.throw(contained(error))
+                else:
+                    request = calls.send(answer)
+        except StopIteration as finished:
+            return finished.value  # type: ignore[no-any-return]
 
     def _finished(self, request: InferenceRequest, answer: Any) -> InferenceResponse:
         return checked_response(request, answer, self.name, self.version)
@@ -420,7 +478,7 @@ class AissembleOIPKServe(KServeFace):
         """
         if self._successor is not None:
             return await self._successor.predict_v1(body, headers, verb)
-        if self.state is not State.READY:
+        if self.state is not _READY:
             raise self.not_ready()
         predict = kserve.model.InferenceVerb.PREDICT
         if isinstance(self.model_handler, KServeModelHandler):

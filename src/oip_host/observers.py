@@ -1,101 +1,89 @@
-"""Who is told of a model's events: the extensions, and the host's own two among them.
-
-`Metrics` keeps KServe's histogram `request_predict_seconds` under its name and label,
-for dashboards that exist. `LatencyLog` is `kserve_enable_latency_logging`.
-"""
+"""Who is told of a model's events: the extensions, and the host's latency log."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from functools import cache
+import os
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pluggy
-from prometheus_client import Counter, Gauge, Histogram
 
-from oip_host.hookspecs import Inference, State, StateChange, hookimpl
-from oip_host.kserve_api import (
-    KSERVE_LOG_CONFIG,
-    PREDICT_HIST_TIME,
-    kserve,
-    model_server,
-)
+from oip_host.hookspecs import Inference, StateChange, hookimpl
+from oip_host.kserve_api import KSERVE_LOG_CONFIG, kserve, model_server
 from oip_host.model import Observer
 from oip_host.plugins import call_each
 
-__all__ = ["Hooks", "LatencyLog", "Metrics", "configure_logging"]
+__all__ = ["Hooks", "LatencyLog", "configure_logging"]
 
 log = logging.getLogger("oip_host")
+latency_log = logging.getLogger("oip_host.latency")
 
-_MODEL = ("model_name", "model_version")
-
-
-@cache
-def _collectors() -> tuple[Counter, Histogram, Histogram, Gauge, Gauge]:
-    """The collectors, once in a process: Prometheus's registry is the process's."""
-    return (
-        Counter(
-            "oip_requests", "Finished inferences", (*_MODEL, "protocol", "outcome")
-        ),
-        Histogram("oip_queue_seconds", "Time in the model's queue", _MODEL),
-        Histogram("oip_handler_seconds", "Time in the handler", _MODEL),
-        Gauge("oip_model_ready", "1 for a model that is READY, otherwise 0", _MODEL),
-        Gauge("oip_model_load_seconds", "Time that the last load took", _MODEL),
-    )
-
-
-class Metrics:
-    """Counts and times what the hooks tell; label sets are bound once a model."""
-
-    def __init__(self) -> None:
-        self._requests, self._queue, self._handler, self._ready, self._load = (
-            _collectors()
-        )
-        self._outcomes: dict[tuple[str, ...], Counter] = {}
-        self._times: dict[tuple[str, ...], tuple[Histogram, Histogram, Histogram]] = {}
-
-    @hookimpl
-    def oip_inference(self, inference: Inference) -> None:
-        """Count an inference and take its times."""
-        model = (inference.model, inference.version)
-        labels = (*model, inference.protocol, inference.outcome)
-        counter = self._outcomes.get(labels)
-        if counter is None:
-            counter = self._outcomes[labels] = self._requests.labels(*labels)
-        counter.inc()
-        if inference.outcome != "ok":
-            return
-        times = self._times.get(model)
-        if times is None:
-            times = self._times[model] = (
-                self._queue.labels(*model),
-                self._handler.labels(*model),
-                PREDICT_HIST_TIME.labels(model_name=inference.model),
-            )
-        times[0].observe(inference.queue_s)
-        times[1].observe(inference.handler_s)
-        if not inference.kserve_model:
-            times[2].observe(inference.handler_s)
-
-    @hookimpl
-    def oip_model_state(self, change: StateChange) -> None:
-        """Show whether a model is ready, and how long its load took."""
-        model = (change.model, change.version)
-        self._ready.labels(*model).set(change.state is State.READY)
-        if change.load_s is not None:
-            self._load.labels(*model).set(change.load_s)
+WRITE_EVERY_S = 0.1
+"""Seconds for which the lines of the latency log are collected."""
 
 
 class LatencyLog:
-    """The log line of each request that `kserve_enable_latency_logging` asks for."""
+    """The log line of each request that `kserve_enable_latency_logging` asks for.
+
+    Lines are made and written together, some times a second: a line by itself costs
+    more than the rest of a small request. With a `handler` they go to its stream, in
+    KServe's form of a trace line; without one each is a record of the program's own
+    logging, under the name `oip_host.latency`.
+    """
+
+    def __init__(self, handler: logging.StreamHandler[Any] | None = None) -> None:
+        self._handler = handler
+        self._waiting: list[tuple[float, Inference]] = []
 
     @hookimpl
     def oip_inference(self, inference: Inference) -> None:
-        """Write the line."""
-        log.info(
-            "model=%s version=%s protocol=%s outcome=%s queue_ms=%.3f predict_ms=%.3f",
-            inference.model, inference.version, inference.protocol, inference.outcome,
-            inference.queue_s * 1000, inference.handler_s * 1000,
-        )  # fmt: skip
+        """Keep the inference for the next writing."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(WRITE_EVERY_S, self.write)
+        self._waiting.append((time.time(), inference))
+
+    @hookimpl
+    def oip_model_state(self, change: StateChange) -> None:
+        """Write what came before the change, also before the host's end."""
+        self.write()
+
+    def write(self) -> None:
+        """Write the lines of the inferences that wait."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting or not latency_log.isEnabledFor(logging.INFO):
+            return
+        if self._handler is None:
+            for _, inference in waiting:
+                latency_log.info("%s", _line(inference))
+            return
+        lines = []
+        second, stamp, process = 0, "", os.getpid()
+        for moment, inference in waiting:
+            if int(moment) != second:
+                second = int(moment)
+                stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            lines.append(
+                f"{stamp}.{int(moment * 1000) % 1000:03d} {process} "
+                f"{latency_log.name} {_line(inference)}\n"
+            )
+        self._handler.acquire()
+        try:
+            self._handler.stream.write("".join(lines))
+            self._handler.flush()
+        finally:
+            self._handler.release()
+
+
+def _line(inference: Inference) -> str:
+    return (
+        f"model={inference.model} version={inference.version} "
+        f"protocol={inference.protocol} outcome={inference.outcome} "
+        f"queue_ms={inference.queue_s * 1000:.3f} "
+        f"predict_ms={inference.handler_s * 1000:.3f}"
+    )
 
 
 class Hooks(Observer):
@@ -103,23 +91,39 @@ class Hooks(Observer):
 
     def __init__(self, manager: pluggy.PluginManager) -> None:
         self._hook = manager.hook
-        if manager.hook.oip_inference.get_hookimpls():
+        self._listeners = [
+            (listener.plugin_name, _told(listener))
+            for listener in manager.hook.oip_inference.get_hookimpls()
+        ]
+        if self._listeners:
             self.inference = self._inference
 
     def state(self, change: StateChange) -> None:
         call_each(self._hook.oip_model_state, change=change)
 
     def _inference(self, inference: Inference) -> None:
-        call_each(self._hook.oip_inference, inference=inference)
+        """As `call_each`, for the one hook that is called for each request."""
+        for name, listener in self._listeners:
+            try:
+                listener(inference)
+            except Exception:
+                log.exception("host extension '%s' failed in oip_inference", name)
 
 
-def configure_logging() -> None:
+def _told(listener: pluggy.HookImpl) -> Callable[[Inference], None]:
+    """A listener as a function of the inference, which a hook may leave out."""
+    function: Callable[..., Any] = listener.function
+    return function if listener.argnames else lambda _: function()
+
+
+def configure_logging() -> logging.StreamHandler[Any] | None:
     """Log as KServe does, unless the program has set up its own logging.
 
-    KServe's own `configure_logging=false` and `log_config_file` hold for both.
+    KServe's own `configure_logging=false` and `log_config_file` hold for both. Returns
+    the host's handler, where it has one of its own.
     """
     if not model_server.args.configure_logging:
-        return
+        return None
     kserve.logging.configure_logging(model_server.args.log_config_file)
     if not log.hasHandlers():
         form = KSERVE_LOG_CONFIG["formatters"]["kserve"]
@@ -127,3 +131,5 @@ def configure_logging() -> None:
         handler.setFormatter(logging.Formatter(form["fmt"], form["datefmt"]))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+        return handler
+    return None

@@ -46,6 +46,12 @@ class ModelOptions(BaseModel):
     timeout_s: float = Field(
         300.0, gt=0, description="Seconds within which a request is answered or refused"
     )
+    max_batch_size: int = Field(
+        1, ge=1, description="Rows that requests are merged to; 1: they are not merged"
+    )
+    max_batch_delay_ms: float = Field(
+        0.0, ge=0, description="Milliseconds that a request may wait for others to join"
+    )
     check_metadata: bool = Field(
         False, description="Hold inputs against the metadata of the model"
     )

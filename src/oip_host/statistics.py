@@ -1,79 +1,121 @@
-"""Running totals of one model's inferences, in the form of Triton's statistics."""
+"""Running totals of one model's inferences, for metrics and for Triton's statistics."""
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections import defaultdict
 from typing import Any
 
-__all__ = ["Statistics"]
+__all__ = ["BOUNDS", "Statistics", "Timing"]
+
+BOUNDS = (
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
+)  # fmt: skip
+"""Upper bounds of a histogram's buckets in seconds: Prometheus's own, as KServe has."""
 
 
-class _Total:
-    """How often something was timed, and its time in all in nanoseconds."""
+class Timing:
+    """How often something took how long."""
 
-    __slots__ = ("count", "ns")
+    __slots__ = ("buckets", "seconds")
 
     def __init__(self) -> None:
-        self.count = self.ns = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        """Counts up to each of `BOUNDS`, and beyond the last."""
+
+    @property
+    def count(self) -> int:
+        """How often."""
+        return sum(self.buckets)
 
     def add(self, seconds: float) -> None:
-        self.count += 1
-        self.ns += int(seconds * 1e9)
+        """Count one."""
+        self.seconds += seconds
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
 
     def document(self) -> dict[str, int]:
-        return {"count": self.count, "ns": self.ns}
+        """A `$duration_stat` of `extension_statistics.md`."""
+        return _duration(self.count, self.seconds)
+
+
+def _duration(count: int, seconds: float = 0.0) -> dict[str, int]:
+    return {"count": count, "ns": int(seconds * 1e9)}
 
 
 class Statistics:
     """The totals since the model was added, over all of its loads.
 
-    A request counts as one inference. The host prepares and extracts tensors outside
-    of the handler, so compute_input and compute_output have a count and no time, and
-    it has no cache.
+    A request counts as one inference, and a batch of them as one execution. The host
+    prepares and extracts tensors outside of the handler, so compute_input and
+    compute_output have a count and no time, and it has no cache.
     """
 
     def __init__(self) -> None:
-        self.last_inference_ms = 0
-        self.success, self.fail = _Total(), _Total()
-        self.queue, self.infer = _Total(), _Total()
+        self.last_inference_s = 0.0
+        self.outcomes: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """Finished inferences by protocol and outcome."""
+        self.queue, self.handler = Timing(), Timing()
+        """Times of those that were answered."""
+        self.failed_s = 0.0
+        self.executions: defaultdict[int, Timing] = defaultdict(Timing)
+        """Times in the handler by the number of requests in a batch."""
 
-    def add(self, answered: bool, queue_s: float, handler_s: float) -> None:
-        """Count a finished inference, with its times in seconds."""
-        if not answered:
-            self.fail.add(queue_s + handler_s)
+    def add(
+        self,
+        protocol: str,
+        outcome: str,
+        queue_s: float,
+        handler_s: float,
+        batch_size: int = 1,
+        leads: bool = True,
+    ) -> None:
+        """Count a finished inference.
+
+        Of the inferences of a batch one leads, and counts as the execution.
+        """
+        self.outcomes[protocol, outcome] += 1
+        if outcome != "ok":
+            self.failed_s += queue_s + handler_s
             return
-        self.last_inference_ms = int(time.time() * 1000)
-        self.success.add(queue_s + handler_s)
+        self.last_inference_s = time.time()
         self.queue.add(queue_s)
-        self.infer.add(handler_s)
+        self.handler.add(handler_s)
+        if leads:
+            self.executions[batch_size].add(handler_s)
 
     def document(self, name: str, version: str) -> dict[str, Any]:
         """One `$model_stat` of `extension_statistics.md`, counts and nanoseconds."""
-        none = {"count": 0, "ns": 0}
-        untimed = {"count": self.infer.count, "ns": 0}
-        batch = {
-            "batch_size": 1,
-            "compute_input": untimed,
-            "compute_infer": self.infer.document(),
-            "compute_output": untimed,
-        }
+        answered = self.handler.count
+        failed = sum(self.outcomes.values()) - answered
         return {
             "name": name,
             "version": version,
-            "last_inference": self.last_inference_ms,
-            "inference_count": self.infer.count,
-            "execution_count": self.infer.count,
+            "last_inference": int(self.last_inference_s * 1000),
+            "inference_count": answered,
+            "execution_count": sum(t.count for t in self.executions.values()),
             "inference_stats": {
-                "success": self.success.document(),
-                "fail": self.fail.document(),
+                "success": _duration(
+                    answered, self.queue.seconds + self.handler.seconds
+                ),
+                "fail": _duration(failed, self.failed_s),
                 "queue": self.queue.document(),
-                "compute_input": untimed,
-                "compute_infer": self.infer.document(),
-                "compute_output": untimed,
-                "cache_hit": none,
-                "cache_miss": none,
+                "compute_input": _duration(answered),
+                "compute_infer": self.handler.document(),
+                "compute_output": _duration(answered),
+                "cache_hit": _duration(0),
+                "cache_miss": _duration(0),
             },
             "response_stats": {},
-            "batch_stats": [batch] if self.infer.count else [],
+            "batch_stats": [
+                {
+                    "batch_size": size,
+                    "compute_input": _duration(timing.count),
+                    "compute_infer": timing.document(),
+                    "compute_output": _duration(timing.count),
+                }
+                for size, timing in sorted(self.executions.items())
+            ],
             "memory_usage": [],
         }

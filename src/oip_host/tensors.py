@@ -23,6 +23,7 @@ from oip_host.datatypes import (
     from_list,
     numpy_dtype,
 )
+from oip_host.listed import listed
 
 __all__ = [
     "DYNAMIC_SHAPE_SPECIFIER",
@@ -38,8 +39,8 @@ __all__ = [
 
 DYNAMIC_SHAPE_SPECIFIER = -1
 """A dimension of any size: legal in metadata, never in a request or an answer."""
-_MOST_DIMENSIONS = 64
-"""As many as an array can have."""
+_MOST_DIMENSIONS, _FEW_DIMENSIONS = 64, 32
+"""As many as an array can have, and as many as it can have with any numpy."""
 
 
 def element_count(shape: Sequence[int]) -> int:
@@ -47,11 +48,10 @@ def element_count(shape: Sequence[int]) -> int:
 
     Raises ValueError where a dimension is negative.
     """
-    for size in shape:
-        if size < 0:
-            raise ValueError(
-                f"shape {list(shape)} has the dimension {size}, expected 0 or more"
-            )
+    if shape and min(shape) < 0:
+        raise ValueError(
+            f"shape {list(shape)} has the dimension {min(shape)}, expected 0 or more"
+        )
     return math.prod(shape)
 
 
@@ -79,7 +79,7 @@ class TensorData:
     def root(self) -> Any:
         """The elements as a list, made at the first reading."""
         if self._list is None and self.array is not None:
-            self._list = self.array.tolist()
+            self._list = listed(self.array)
         return self._list
 
     def __iter__(self) -> Iterator[Any]:
@@ -110,9 +110,10 @@ class TensorData:
 
         Raises TypeError or ValueError where an element does not fit (see `from_list`).
         """
+        dtype = numpy_dtype(datatype)
         if self.array is None:
             self.array = from_list(self._list, datatype)
-        elif self.array.dtype != numpy_dtype(datatype):
+        elif self.array.dtype != dtype:
             self.array = converted(self.array, datatype)
         return self.array
 
@@ -135,9 +136,12 @@ class TensorData:
     def __get_pydantic_core_schema__(
         cls, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(
-            cls,
-            core_schema.any_schema(),
+        made = core_schema.no_info_after_validator_function(
+            cls, core_schema.any_schema()
+        )
+        return core_schema.union_schema(
+            [core_schema.is_instance_schema(cls), made],
+            mode="left_to_right",
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda data: data.root
             ),
@@ -151,7 +155,6 @@ def check(data: TensorData, shape: Sequence[int], datatype: str) -> None:
     the datatype is unknown, a dimension is negative, an element is of the wrong kind or
     out of range, or the elements do not make up that shape.
     """
-    numpy_dtype(datatype)
     if len(shape) > _MOST_DIMENSIONS:  # the product of many is long in the making
         raise _absurd(shape)
     count = element_count(shape)
@@ -161,16 +164,19 @@ def check(data: TensorData, shape: Sequence[int], datatype: str) -> None:
         raise ValueError(
             f"shape {_brief(shape)} needs {needed} elements, found {array.size}"
         )
-    # a list without elements cannot tell the dimensions behind its zero
-    told = list(shape) if count else list(shape)[: array.ndim]
-    if array.ndim > 1 and list(array.shape) != told:
-        raise ValueError(
-            f"nested lists have the shape {list(array.shape)}, expected {list(shape)}"
-        )
-    try:
-        array.reshape(tuple(shape))
-    except (OverflowError, ValueError):
-        raise _absurd(shape) from None
+    if array.ndim > 1:
+        # a list without elements cannot tell the dimensions behind its zero
+        told = list(shape) if count else list(shape)[: array.ndim]
+        if list(array.shape) != told:
+            raise ValueError(
+                f"nested lists have the shape {list(array.shape)}, "
+                f"expected {list(shape)}"
+            )
+    if not count or len(shape) > _FEW_DIMENSIONS:
+        try:
+            array.reshape(tuple(shape))
+        except (OverflowError, ValueError):
+            raise _absurd(shape) from None
 
 
 def _absurd(shape: Sequence[int]) -> ValueError:

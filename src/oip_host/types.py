@@ -8,14 +8,15 @@ protocol's own description of each field is in `inference_rest.md`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from oip_host.datatypes import Datatype, as_bytes, datatype_of
-from oip_host.tensors import TensorData
+from oip_host.tensors import TensorData, check
 
 __all__ = [
     "InferenceRequest",
@@ -33,7 +34,10 @@ __all__ = [
     "ServerMetadataResponse",
     "ServerReadyResponse",
     "as_dict",
+    "trusted",
 ]
+
+M = TypeVar("M", bound=BaseModel)
 
 # the field names model_name and model_version are the protocol's
 _MESSAGE = ConfigDict(protected_namespaces=())
@@ -57,6 +61,28 @@ def as_dict(parameters: Any) -> dict[str, Any]:
     if not isinstance(parameters, Mapping):
         parameters = parameters.model_dump()
     return {name: value for name, value in parameters.items() if value is not None}
+
+
+def trusted(message: type[M], fields: dict[str, Any]) -> M:
+    """A message from all of its fields, which the caller knows to be valid.
+
+    It is what pydantic's `model_construct` gives for a message without extra fields,
+    in a quarter of the time; pydantic documents the four attributes.
+    """
+    made = message.__new__(message)
+    _set(made, "__dict__", fields)
+    _set(made, "__pydantic_fields_set__", _names(message))
+    _set(made, "__pydantic_extra__", None)
+    _set(made, "__pydantic_private__", None)
+    return made
+
+
+@cache
+def _names(message: type[BaseModel]) -> set[str]:
+    return set(message.model_fields)
+
+
+_set = object.__setattr__
 
 
 class RequestOutput(BaseModel):
@@ -141,7 +167,7 @@ class InferenceRequest(BaseModel):
             raise ValueError("the request has no inputs, expected at least one")
         for tensor in self.inputs:
             try:
-                tensor.validate_oip()
+                check(tensor.data, tensor.shape, tensor.datatype)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"input '{tensor.name}': {error}") from error
 
@@ -161,7 +187,7 @@ class InferenceResponse(BaseModel):
         """Raise ValueError or TypeError, naming the output, where one does not fit."""
         for tensor in self.outputs:
             try:
-                tensor.validate_oip()
+                check(tensor.data, tensor.shape, tensor.datatype)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"output '{tensor.name}': {error}") from error
 

@@ -13,6 +13,7 @@ __all__ = ["datatype", "dimensions", "found", "parameters", "some", "told", "uni
 
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
 _PLAIN = (str, bool, int, float)
+_DATATYPES = {member.value: member for member in Datatype}
 _LONGEST = 500
 """Characters of an error text; gRPC carries it in a trailer of 8 KiB at most."""
 
@@ -63,11 +64,12 @@ def dimensions(shape: Iterable[Any], where: str) -> list[int]:
 
 def datatype(name: str, where: str) -> Datatype:
     """A datatype of the protocol, in capitals."""
-    try:
-        numpy_dtype(name)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}.datatype: {error}") from None
-    return Datatype(name)
+    if name not in _DATATYPES:
+        try:
+            numpy_dtype(name)
+        except ValueError as error:
+            raise InvalidRequest(f"{where}.datatype: {error}") from None
+    return _DATATYPES[name]
 
 
 def parameters(plain: dict[str, Any] | None, where: str) -> Parameters | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 from prometheus_client import REGISTRY, exposition
@@ -38,8 +38,18 @@ _OCTETS = (b"content-type", b"application/octet-stream")
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
-@dataclass(frozen=True)
-class Answer:
+LEFT = "oip_host.left"
+"""The key in an ASGI scope of what to call, once, when the client goes away."""
+
+
+RESPOND = "oip_host.respond"
+"""The key of what takes a whole response, where the server has such a thing.
+
+It takes the scope, a status, headers and the body, and may leave it to `send`.
+"""
+
+
+class Answer(NamedTuple):
     """A response before it is sent."""
 
     body: bytes
@@ -47,14 +57,29 @@ class Answer:
     headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A request that has found its route."""
 
     name: str
     version: str | None
     headers: dict[bytes, bytes]
     receive: Receive
+    scope: Scope
+
+
+class _Leaving:
+    """What is called when the client of the running request goes away."""
+
+    __slots__ = ("_task", "left")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self.left = False
+
+    def __call__(self) -> None:
+        self.left = True
+        assert self._task is not None
+        self._task.cancel()
 
 
 def error_body(error: Exception) -> bytes:
@@ -74,57 +99,66 @@ class RestEdge:
         self._registry = state.registry
         self._fallback = fallback
         self._max_body = max_body_bytes
+        actions = {*_SERVER_ROUTES.values(), *_MODEL_ROUTES.values(), *_POSTS}
+        self._actions: dict[str, Callable[[Call], Awaitable[Answer]]] = {
+            action: getattr(self, f"_{action}") for action in actions
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope.get("path", "")
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
             return
+        path: str = scope["path"]
         headers = dict(scope["headers"])
-        ours = path == "/v2" or path.startswith("/v2/") or path == "/metrics"
+        answer: Answer | None = None
         try:
-            if ours:
-                answer = await self._answer(scope["method"], path, headers, receive)
+            if path.startswith("/v2/") or path in ("/v2", "/metrics"):
+                answer = await self._answer(scope, path, headers, receive)
             else:
-                call = Call("", None, headers, receive)
-                scope, receive = await self._plain(scope, call)
+                scope, receive = await self._plain(scope, headers, receive)
         except OIPError as error:
             answer = failure(error)
-        except asyncio.CancelledError:  # the grace period is over: nobody else cancels
+        except asyncio.CancelledError:
+            if LEFT in scope and scope[LEFT].left:
+                return  # nobody waits for an answer
+            # the grace period is over: nobody else cancels
             answer = failure(ModelNotReady("the server stopped before it could answer"))
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             answer = failure(OIPError("the server failed; its log has the reason"))
-        else:
-            if not ours:
-                await self._fallback(scope, receive, send)
-                return
-        answer = await _compressed(answer, headers)
+        if answer is None:
+            await self._fallback(scope, receive, send)
+            return
+        if b"accept-encoding" in headers and len(answer.body) >= MINIMUM:
+            answer = await _compressed(answer, headers)
+        body, status, fields = answer
+        respond = scope.get(RESPOND)
+        if respond is not None and respond(scope, status, fields, body):
+            return
+        length = (b"content-length", b"%d" % len(body))
         await send(
             {
                 "type": "http.response.start",
-                "status": answer.status,
-                "headers": [
-                    *answer.headers,
-                    (b"content-length", b"%d" % len(answer.body)),
-                ],
+                "status": status,
+                "headers": [*fields, length],
             }
         )
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.body", "body": body})
 
     async def _answer(
-        self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive
+        self, scope: Scope, path: str, headers: dict[bytes, bytes], receive: Receive
     ) -> Answer:
         name, version, action = _route(path)
+        method = scope["method"]
         expected = "POST" if action in _POSTS else "GET"
         if method != expected and not (method == "HEAD" and expected == "GET"):
             refusal = failure(
                 MethodNotAllowed(f"{path}: found method {method}, expected {expected}")
             )
             allow = (b"allow", b"GET, HEAD" if expected == "GET" else b"POST")
-            return replace(refusal, headers=(*refusal.headers, allow))
-        call = Call(name, version, headers, receive)
-        return await getattr(self, f"_{action}")(call)  # type: ignore[no-any-return]
+            return refusal._replace(headers=(*refusal.headers, allow))
+        call = Call(name, version, headers, receive, scope)
+        return await self._actions[action](call)
 
     async def _body(self, call: Call) -> bytes:
         """The whole body, decompressed."""
@@ -150,19 +184,21 @@ class RestEdge:
             return body
         return decompress(body, encoding.decode("latin-1"), self._max_body)
 
-    async def _plain(self, scope: Scope, call: Call) -> tuple[Scope, Receive]:
+    async def _plain(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive
+    ) -> tuple[Scope, Receive]:
         """A request for KServe's application, with a body that is bounded and plain."""
-        body = await self._body(call)
+        body = await self._body(Call("", None, headers, receive, scope))
         hidden = (b"content-encoding", b"content-length")
-        headers = [pair for pair in scope["headers"] if pair[0] not in hidden]
-        headers.append((b"content-length", b"%d" % len(body)))
+        kept = [pair for pair in scope["headers"] if pair[0] not in hidden]
+        kept.append((b"content-length", b"%d" % len(body)))
         message = {"type": "http.request", "body": body, "more_body": False}
         messages = iter([message])
 
-        async def receive() -> MutableMapping[str, Any]:
-            return next(messages, None) or await call.receive()
+        async def receive_plain() -> MutableMapping[str, Any]:
+            return next(messages, None) or await receive()
 
-        return {**scope, "headers": headers}, receive
+        return {**scope, "headers": kept}, receive_plain
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
@@ -181,11 +217,12 @@ class RestEdge:
             request = rest_codec.decode_raw(body, await model.metadata())
         else:
             request = rest_codec.decode(body, length)
+        call.scope[LEFT] = _Leaving()
         response = await model.infer(request, protocol="rest")
         content, head = rest_codec.encode(request, response)
         if head is None:
             return Answer(content)
-        return Answer(content, headers=(_OCTETS, (_HEADER_LENGTH, b"%d" % head)))
+        return Answer(content, 200, (_OCTETS, (_HEADER_LENGTH, b"%d" % head)))
 
     async def _metadata(self, call: Call) -> Answer:
         model = self._registry.find(call.name, call.version)
@@ -264,10 +301,7 @@ def failure(error: OIPError) -> Answer:
 
 async def _compressed(answer: Answer, headers: dict[bytes, bytes]) -> Answer:
     """The answer in the encoding that the client asks for, if it is worth it."""
-    wanted = headers.get(b"accept-encoding")
-    if wanted is None or len(answer.body) < MINIMUM:
-        return answer
-    encoding = accepted(wanted.decode("latin-1"))
+    encoding = accepted(headers[b"accept-encoding"].decode("latin-1"))
     if encoding is None:
         return answer
     loop = asyncio.get_running_loop()  # zlib takes its time, and lets others run
@@ -300,6 +334,7 @@ _REPOSITORY_ROUTES: dict[tuple[str, ...], str] = {
 }
 
 
+@lru_cache(maxsize=4096)
 def _route(path: str) -> tuple[str, str | None, str]:
     """The model, its version and the action that a path means; raises NotFound."""
     if path in _SERVER_ROUTES:

@@ -14,8 +14,15 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from oip_host.datatypes import Datatype, from_list, from_raw, to_raw
-from oip_host.edge import checks
+from oip_host.datatypes import (
+    Array,
+    Datatype,
+    from_list,
+    from_numbers,
+    from_raw,
+    to_raw,
+)
+from oip_host.edge import checks, large_json
 from oip_host.edge.checks import found
 from oip_host.errors import HandlerFault, InvalidRequest
 from oip_host.tensors import TensorData
@@ -28,6 +35,7 @@ from oip_host.types import (
     RequestOutput,
     ResponseOutput,
     as_dict,
+    trusted,
 )
 
 __all__ = ["decode", "decode_raw", "encode", "optional_object"]
@@ -43,29 +51,30 @@ def decode(body: bytes, header_length: int | None = None) -> InferenceRequest:
     What follows the JSON part are the binary tensors, in the order of the inputs that
     say `binary_data_size`. Raises InvalidRequest.
     """
-    view = memoryview(body)
-    if header_length is not None and not 0 <= header_length <= len(body):
+    size = len(body) if header_length is None else header_length
+    if not 0 <= size <= len(body):
         raise InvalidRequest(
             f"Inference-Header-Content-Length: found {header_length}, "
             f"expected 0 to {len(body)}, the size of the body"
         )
-    document = _json(view if header_length is None else view[:header_length])
-    rest = _Rest(view[len(body) if header_length is None else header_length :])
+    document = _json(body, size)
+    rest = _NOTHING if size == len(body) else _Rest(memoryview(body)[size:])
     inputs = _field(document, "inputs", list, "")
     checks.some(inputs)
     tensors = [_input(entry, f"inputs[{i}]", rest) for i, entry in enumerate(inputs)]
     rest.finish()
-    checks.unique((tensor.name for tensor in tensors), "inputs")
-    outputs = _optional(document, "outputs", list, "") or []
-    wanted = [_wanted(entry, f"outputs[{i}]") for i, entry in enumerate(outputs)]
-    checks.unique((output.name for output in wanted), "outputs")
+    if len(tensors) > 1:
+        checks.unique([tensor.name for tensor in tensors], "inputs")
     parameters = _parameters(document, "")
     _flag(parameters, "binary_data_output", "")
-    return InferenceRequest(
-        id=_optional(document, "id", str, ""),
-        parameters=parameters,
-        inputs=tensors,
-        outputs=wanted,
+    return trusted(
+        InferenceRequest,
+        {
+            "id": _optional(document, "id", str, ""),
+            "parameters": parameters,
+            "inputs": tensors,
+            "outputs": _wanted(document) if "outputs" in document else [],
+        },
     )
 
 
@@ -128,38 +137,43 @@ class _Rest:
             )
 
 
-def _json(data: memoryview) -> dict[str, Any]:
+_NOTHING = _Rest(memoryview(b""))
+
+
+def _json(body: bytes, size: int) -> dict[str, Any]:
     try:
-        document = orjson.loads(data)
+        if size >= large_json.LARGE:
+            document = large_json.loads(body, size)
+        else:
+            document = orjson.loads(body if size == len(body) else body[:size])
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
+    if type(document) is not dict:
         raise InvalidRequest(f"the body is {found(document)}, expected an object")
     return document
 
 
 def optional_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a body, empty for an empty body; raises InvalidRequest."""
-    return _json(memoryview(body)) if body.strip() else {}
+    return _json(body, len(body)) if body.strip() else {}
 
 
 def _optional(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T | None:
     """A field of one kind, or None where it is absent or null."""
     value = entry.get(name)
-    if value is None:
-        return None
-    if type(value) is not kind:
-        raise InvalidRequest(
-            f"{where}{name}: found {found(value)}, expected {_KINDS[kind]}"
-        )
-    return value
+    if value is None or type(value) is kind:
+        return value
+    raise InvalidRequest(
+        f"{where}{name}: found {found(value)}, expected {_KINDS[kind]}"
+    )
 
 
 def _field(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T:
-    value = _optional(entry, name, kind, where)
-    if value is None:
-        raise InvalidRequest(f"{where}{name}: missing, expected {_KINDS[kind]}")
-    return value
+    value = entry.get(name)
+    if type(value) is kind:
+        return value
+    shown = "missing" if value is None else f"found {found(value)}"
+    raise InvalidRequest(f"{where}{name}: {shown}, expected {_KINDS[kind]}")
 
 
 def _object(entry: Any, where: str) -> dict[str, Any]:
@@ -169,19 +183,29 @@ def _object(entry: Any, where: str) -> dict[str, Any]:
 
 
 def _parameters(entry: dict[str, Any], where: str) -> Parameters | None:
+    if "parameters" not in entry:
+        return None
     return checks.parameters(_optional(entry, "parameters", dict, where), where)
 
 
-def _wanted(entry: Any, where: str) -> RequestOutput:
-    fields = _object(entry, where)
-    name = _field(fields, "name", str, f"{where}.")
-    parameters = _parameters(fields, f"{where}.")
-    _flag(parameters, "binary_data", f"{where}.")
-    return RequestOutput(name=name, parameters=parameters)
+def _wanted(document: dict[str, Any]) -> list[RequestOutput]:
+    """The outputs that a request names."""
+    wanted = []
+    for i, entry in enumerate(_optional(document, "outputs", list, "") or ()):
+        where = f"outputs[{i}]"
+        fields = _object(entry, where)
+        name = _field(fields, "name", str, f"{where}.")
+        parameters = _parameters(fields, f"{where}.")
+        _flag(parameters, "binary_data", f"{where}.")
+        wanted.append(RequestOutput(name=name, parameters=parameters))
+    checks.unique([output.name for output in wanted], "outputs")
+    return wanted
 
 
 def _flag(parameters: Parameters | None, name: str, where: str) -> None:
     """Refuse a parameter of this codec that is neither true nor false."""
+    if parameters is None:
+        return
     value = as_dict(parameters).get(name, False)
     if type(value) is not bool:
         raise InvalidRequest(
@@ -190,17 +214,16 @@ def _flag(parameters: Parameters | None, name: str, where: str) -> None:
 
 
 def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
+    inside = f"{where}."
     fields = _object(entry, where)
-    name = _field(fields, "name", str, f"{where}.")
-    shape = checks.dimensions(_field(fields, "shape", list, f"{where}."), where)
-    datatype = checks.datatype(_field(fields, "datatype", str, f"{where}."), where)
-    parameters = _parameters(fields, f"{where}.")
-    size = as_dict(parameters).get("binary_data_size")
+    name = _field(fields, "name", str, inside)
+    shape = checks.dimensions(_field(fields, "shape", list, inside), where)
+    datatype = checks.datatype(_field(fields, "datatype", str, inside), where)
+    parameters = _parameters(fields, inside)
+    size = parameters and as_dict(parameters).get("binary_data_size")
     try:
         if size is None:
-            data = TensorData(
-                from_list(_field(fields, "data", list, f"{where}."), datatype)
-            )
+            array = _given(fields, inside, datatype)
         elif fields.get("data") is not None:
             raise ValueError("has both data and binary_data_size, expected one of them")
         elif type(size) is not int or size < 0:
@@ -208,16 +231,26 @@ def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
                 f"binary_data_size is {found(size)}, expected a size in bytes"
             )
         else:
-            data = TensorData(from_raw(rest.take(size, where), datatype))
+            array = from_raw(rest.take(size, where), datatype)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"input '{name}': {error}") from None
-    return RequestInput(
-        name=name,
-        shape=shape,
-        datatype=datatype,
-        parameters=parameters,
-        data=data,
+    return trusted(
+        RequestInput,
+        {
+            "name": name,
+            "shape": shape,
+            "datatype": datatype,
+            "parameters": parameters,
+            "data": TensorData(array),
+        },
     )
+
+
+def _given(fields: dict[str, Any], inside: str, datatype: Datatype) -> Array:
+    data = fields.get("data")
+    if type(data) is np.ndarray:
+        return from_numbers(data, datatype)
+    return from_list(_field(fields, "data", list, inside), datatype)
 
 
 def encode(
@@ -228,80 +261,103 @@ def encode(
     An output is binary where the request says `binary_data` for it, or
     `binary_data_output` for all. Raises HandlerFault where JSON cannot carry a value.
     """
-    everything = as_dict(request.parameters).get("binary_data_output", False)
-    binary = {
-        output.name: as_dict(output.parameters).get("binary_data", everything)
-        for output in request.outputs or ()
-    }
+    wanted = _Wanted(request)
     buffers: list[Any] = []
     outputs = []
     for tensor in response.outputs:
-        if binary.get(tensor.name, everything):
+        described = _described(tensor)
+        if wanted.binary(tensor.name):
             raw = to_raw(tensor.as_numpy())
+            described.setdefault("parameters", {})["binary_data_size"] = len(raw)
             buffers.append(raw)
-            outputs.append(_described(tensor, {"binary_data_size": len(raw)}))
         else:
-            outputs.append({**_described(tensor), "data": _json_elements(tensor)})
+            described["data"] = _json_elements(tensor)
+        outputs.append(described)
     document: dict[str, Any] = {"model_name": response.model_name}
     if response.model_version:
         document["model_version"] = response.model_version
     if response.id is not None:
         document["id"] = response.id
-    parameters = as_dict(response.parameters)
-    parameters.pop("binary_data_output", None)  # the request's, which was passed on
-    if parameters:
-        document["parameters"] = parameters
+    if response.parameters is not None:
+        parameters = _finite(response.parameters)
+        parameters.pop("binary_data_output", None)  # the request's, which passed on
+        if parameters:
+            document["parameters"] = parameters
     document["outputs"] = outputs
-    _carried(response)
     try:
         head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError as error:
         raise HandlerFault(f"JSON cannot carry the answer: {error}") from None
+    if b"null" in head:  # what orjson makes of a NaN, if it is not in some text
+        _refuse_not_finite(response, wanted)
     if not buffers:
         return head, None
     return b"".join((head, *buffers)), len(head)
 
 
-def _carried(response: InferenceResponse) -> None:
-    """Refuse a parameter of an answer of which JSON would make a null."""
-    tensors = [tensor.parameters for tensor in response.outputs]
-    for parameters in (response.parameters, *tensors):
-        for name, value in as_dict(parameters).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise HandlerFault(
-                    f"parameter '{name}' is {value}, which JSON cannot carry"
-                )
+class _Wanted:
+    """Which outputs a request wants binary."""
+
+    def __init__(self, request: InferenceRequest) -> None:
+        self._all = False
+        if request.parameters is not None:
+            parameters = as_dict(request.parameters)
+            self._all = parameters.get("binary_data_output", False)
+        self._named = {
+            output.name: as_dict(output.parameters).get("binary_data", self._all)
+            for output in request.outputs or ()
+        }
+
+    def binary(self, name: str) -> bool:
+        return bool(self._named.get(name, self._all))
 
 
-def _described(
-    tensor: ResponseOutput, extra: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def _finite(parameters: Any) -> dict[str, Any]:
+    """Parameters of an answer, without one of which JSON would make a null."""
+    plain = as_dict(parameters)
+    for name, value in plain.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise HandlerFault(
+                f"parameter '{name}' is {value}, which JSON cannot carry"
+            )
+    return plain
+
+
+def _described(tensor: ResponseOutput) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": tensor.name,
         "shape": tensor.shape,
         "datatype": tensor.datatype.value,
     }
-    parameters = as_dict(tensor.parameters)
-    parameters.pop("binary_data_size", None)  # an input's, which a handler passed on
-    parameters |= extra or {}
-    if parameters:
-        described["parameters"] = parameters
+    if tensor.parameters is not None:
+        parameters = _finite(tensor.parameters)
+        parameters.pop("binary_data_size", None)  # an input's, which was passed on
+        if parameters:
+            described["parameters"] = parameters
     return described
 
 
 def _json_elements(tensor: ResponseOutput) -> NDArray[Any] | list[str]:
     """The elements in row-major order, as orjson writes them."""
-    flat = np.ascontiguousarray(tensor.as_numpy()).reshape(-1)
     if tensor.datatype is Datatype.BYTES:
         try:
-            return [element.decode() for element in flat]
+            return [element.decode() for element in tensor.as_numpy().ravel()]
         except UnicodeDecodeError:
             raise _not_json(tensor, "bytes that are not UTF-8") from None
+    flat = tensor.data.elements(tensor.datatype).ravel()
     if tensor.datatype is Datatype.BF16:
         flat = flat.astype(np.float32)
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        raise _not_json(tensor, "NaN or an infinity")
     return flat
+
+
+def _refuse_not_finite(response: InferenceResponse, wanted: _Wanted) -> None:
+    """Raise HandlerFault for an output with a NaN or an infinity that JSON carries."""
+    for tensor in response.outputs:
+        array = tensor.data.elements(tensor.datatype)
+        if array.dtype == object or wanted.binary(tensor.name):
+            continue
+        if not np.isfinite(array).all():
+            raise _not_json(tensor, "NaN or an infinity")
 
 
 def _not_json(tensor: ResponseOutput, what: str) -> HandlerFault:

@@ -1,0 +1,113 @@
+"""What Prometheus is told: the models' own totals, read when it asks.
+
+A request only adds to its model's `Statistics`. KServe's histogram
+`request_predict_seconds` keeps its name and label, for dashboards that exist, and has
+the handlers beside what KServe itself observes of a `kserve.Model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import accumulate
+from weakref import WeakSet
+
+from prometheus_client import REGISTRY
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from oip_host.kserve_api import PREDICT_HIST_TIME
+from oip_host.model import AissembleOIPKServe
+from oip_host.registry import Registry
+from oip_host.statistics import BOUNDS, Timing
+
+__all__ = ["ModelMetrics", "watch"]
+
+_MODEL = ("model_name", "model_version")
+_EDGES = [*map(str, BOUNDS), "+Inf"]
+
+
+def watch(registry: Registry) -> None:
+    """Tell Prometheus of a registry's models for as long as there is the registry."""
+    _collector().registries.add(registry)
+
+
+@cache
+def _collector() -> ModelMetrics:
+    """The collector, once in a process: Prometheus's registry is the process's."""
+    REGISTRY.unregister(PREDICT_HIST_TIME)
+    collector = ModelMetrics()
+    REGISTRY.register(collector)
+    return collector
+
+
+class ModelMetrics(Collector):
+    """The metric families of all models."""
+
+    def __init__(self) -> None:
+        self.registries: WeakSet[Registry] = WeakSet()
+
+    def describe(self) -> Sequence[Metric]:
+        """The names of the families, without samples."""
+        return list(_families(()))
+
+    def collect(self) -> Iterator[Metric]:
+        """The families with the samples of now."""
+        models = {
+            (model.name, model.version): model
+            for registry in self.registries
+            for model in registry
+        }
+        yield from _families([models[key] for key in sorted(models)])
+
+
+def _families(models: Sequence[AissembleOIPKServe]) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "oip_requests", "Finished inferences", labels=(*_MODEL, "protocol", "outcome")
+    )
+    queue = HistogramMetricFamily(
+        "oip_queue_seconds", "Time in the model's queue", labels=_MODEL
+    )
+    handler = HistogramMetricFamily(
+        "oip_handler_seconds", "Time in the handler", labels=_MODEL
+    )
+    ready = GaugeMetricFamily(
+        "oip_model_ready", "1 for a model that is READY, otherwise 0", labels=_MODEL
+    )
+    load = GaugeMetricFamily(
+        "oip_model_load_seconds", "Time that the last load took", labels=_MODEL
+    )
+    predict = HistogramMetricFamily(
+        "request_predict_seconds", "predict request latency", labels=["model_name"]
+    )
+    for model in models:
+        labels = (model.name, model.version)
+        statistics = model.statistics
+        for outcome, count in sorted(statistics.outcomes.items()):
+            requests.add_metric((*labels, *outcome), count)
+        _add(queue, labels, [statistics.queue])
+        _add(handler, labels, [statistics.handler])
+        ready.add_metric(labels, float(model.ready))
+        if model.load_s is not None:
+            load.add_metric(labels, model.load_s)
+    for name in dict.fromkeys(model.name for model in models):
+        versions = [m for m in models if m.name == name and not m.is_kserve_model]
+        _add(predict, [name], [model.statistics.handler for model in versions])
+    for family in PREDICT_HIST_TIME.collect():
+        predict.samples += family.samples
+    yield from (requests, queue, handler, ready, load, predict)
+
+
+def _add(
+    family: HistogramMetricFamily, labels: Sequence[str], timings: Sequence[Timing]
+) -> None:
+    """Add the sum of the timings, if there is anything in them."""
+    counts = [sum(column) for column in zip(*(t.buckets for t in timings), strict=True)]
+    if any(counts):
+        buckets = list(zip(_EDGES, map(float, accumulate(counts)), strict=True))
+        family.add_metric(labels, buckets, sum(timing.seconds for timing in timings))
