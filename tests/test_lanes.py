@@ -127,11 +127,12 @@ def call(lane: Lane, function: Callable[..., Any]) -> Callable[..., Any]:
 async def test_a_call_runs_elsewhere_and_its_result_comes_back(
     make: MakeLane, kind: str, name: str
 ) -> None:
-    """The result is that of the call, and the call ran in the lane's own thread."""
+    """The result is that of the call, which ran in a thread of the lanes."""
     lane = make(kind)
     where = call(lane, lambda *args: (threading.current_thread().name, args))
     job = lane.submit(where, 1, "two")
-    assert (f"lane-{name}", (1, "two")) == await job
+    expected = {"thread": "lanes", "loop": f"lane-{name}"}[kind]
+    assert (expected, (1, "two")) == await job
     assert all(seconds > 0 for seconds in job.times())
     assert 0 == lane.pending
 
@@ -226,11 +227,12 @@ async def test_each_call_has_its_own_deadline(make: MakeLane, kind: str) -> None
     limits = {"long": 3600, "second": 0.1, "first": 0.05, "third": 0.15}
     jobs = {key: calls.submit(key, limit) for key, limit in limits.items()}
     failed = []
-    for key in ("first", "second", "third"):
+    limits_met = ("first", "second", "third")
+    for key in limits_met:
         with pytest.raises(DeadlineExceeded, match=f"within {limits[key]:g} s"):
             await jobs[key]
         failed.append({k for k, job in jobs.items() if job.future.done()})
-    assert all(key in done for key, done in zip(("first", "second", "third"), failed))
+    assert all(key in done for key, done in zip(limits_met, failed, strict=True))
     assert "long" not in failed[-1]
     calls.open()
     assert "long" == await jobs["long"]
@@ -245,7 +247,7 @@ async def test_calls_that_nobody_waits_for_take_no_room(make: MakeLane) -> None:
     for n in range(1000):
         calls.submit(n).cancel()
     kept = [calls.submit(n) for n in range(3)]
-    assert 3 == len(lane._jobs)  # type: ignore[attr-defined]
+    assert 3 == len(lane._waiting)  # type: ignore[attr-defined]
     calls.open()
     assert ["first", 0, 1, 2] == [await first, *[await job for job in kept]]
 
@@ -327,9 +329,7 @@ async def test_calls_and_cancellations_in_any_mixture_leave_nothing(
             jobs[n // 2].cancel()
         if n % 50 == 0:
             await asyncio.sleep(0)
-    answers = await asyncio.gather(
-        *(job for job in jobs), return_exceptions=True
-    )
+    answers = await asyncio.gather(*(job for job in jobs), return_exceptions=True)
     assert all(
         answer == n or isinstance(answer, asyncio.CancelledError)
         for n, answer in enumerate(answers)
@@ -479,42 +479,7 @@ async def test_a_call_sees_the_context_of_its_server(make: MakeLane, kind: str) 
 # -- threads ------------------------------------------------------------------
 
 
-async def test_threads_start_when_they_are_needed(make: MakeLane, name: str) -> None:
-    """No call, no thread; one call at a time, one thread."""
-    lane = make("thread", concurrency=8)
-    assert [] == threads_of(name)
-    for n in range(5):
-        assert n == await lane.submit(lambda given: given, n)
-    assert 1 == len(threads_of(name))
-
-
-async def test_idle_threads_end_and_come_back(make: MakeLane, name: str) -> None:
-    """A lane without work has no threads, and works again when there is some."""
-    lane = make("thread", concurrency=2, idle_s=0.01)
-    for _ in range(3):
-        calls = Calls(lane)
-        jobs = [calls.submit(n) for n in range(4)]
-        await until(partial(calls.has_started, 2))
-        assert 2 == len(threads_of(name))
-        calls.open()
-        assert [0, 1, 2, 3] == [await job for job in jobs]
-        await until(lambda: not threads_of(name))
-
-
-async def test_calls_that_meet_the_end_of_an_idle_thread_are_answered(
-    make: MakeLane,
-) -> None:
-    """Whenever a call comes, there is a thread for it."""
-    lane = make("thread", idle_s=0.0005)
-    for n in range(300):
-        job = lane.submit(lambda given: given, n)
-        assert n == await asyncio.wait_for(job, 30)
-        await asyncio.sleep(0.0005 * (n % 3))
-
-
-async def test_a_result_after_the_loops_end_harms_nobody(
-    make: MakeLane, name: str
-) -> None:
+async def test_a_result_after_the_loops_end_harms_nobody(make: MakeLane) -> None:
     """A handler that outlives the server's loop ends quietly in its thread."""
     lane = make("thread")
     go, entered = threading.Event(), threading.Event()
@@ -529,8 +494,6 @@ async def test_a_result_after_the_loops_end_harms_nobody(
 
     await asyncio.get_running_loop().run_in_executor(None, partial(asyncio.run, ask()))
     go.set()
-    lane.close()
-    await until(lambda: not threads_of(name))
 
 
 # -- coroutines ---------------------------------------------------------------

@@ -14,7 +14,7 @@ from support.process import run
 SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
     "errors", "datatypes", "listed", "tensors", "types", "handler", "dataplane", "hookspecs",
-    "selection", "sources", "settings", "options", "plugins", "lanes", "kserve_api",
+    "selection", "sources", "settings", "options", "plugins", "threads", "lanes", "kserve_api",
     "kserve_messages", "kserve_models", "kserve_face", "boundary",
     "batching", "statistics", "v1", "model", "registry", "repository", "metrics",
     "observers", "memory", "planning",

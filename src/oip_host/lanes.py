@@ -2,9 +2,9 @@
 
 A `Lane` belongs to one model. It takes calls on the server's loop, runs them elsewhere
 with bounds on concurrency, queue and time, and hands the results back in one wake-up
-for all that are done. `ThreadLane` runs plain functions in threads of its own, started
-when they are needed and ended when idle; `LoopLane` runs coroutine functions on an
-event loop of its own, so that one that blocks hurts no other model.
+for all that are done. `ThreadLane` runs plain functions in the threads that all lanes
+share; `LoopLane` runs coroutine functions on an event loop of its own, so that one that
+blocks hurts no other model.
 
 A lane belongs to the event loop on which it is used; all its methods are called there.
 """
@@ -14,23 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import queue
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any
 
+from oip_host import threads
 from oip_host.errors import DeadlineExceeded, OIPError, Overloaded
 
 __all__ = ["Job", "Lane", "LoopLane", "ThreadLane"]
-
-Bell: TypeAlias = "queue.SimpleQueue[None]"
-"""Wakes one waiting thread for each thing that is put in."""
-IDLE_S = 60.0
-"""Seconds after which a thread without work ends."""
 
 
 class Job:
@@ -81,6 +76,10 @@ class Job:
         except asyncio.CancelledError:
             self.lane.abandon(self)
             raise
+
+    def run(self) -> Job | None:
+        """Run the call in this thread; returns the one that may run next."""
+        return self.lane.work(self)
 
     def cancel(self) -> None:
         """Give the call up: its place is free if it has not started."""
@@ -144,15 +143,6 @@ class Lane(ABC):
         self._live.add(job)
         self._start(job)
         return job
-
-    def _thread(self, target: Callable[..., None], *args: Any) -> None:
-        """Start a thread in a copy of this context: KServe keeps settings in one."""
-        threading.Thread(
-            target=contextvars.copy_context().run,
-            args=(target, *args),
-            name=f"lane-{self.name}",
-            daemon=True,
-        ).start()
 
     @abstractmethod
     def _start(self, job: Job) -> None:
@@ -241,70 +231,47 @@ class Lane(ABC):
                 self._empty = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._empty)
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let the threads end. Calls that were accepted still run."""
+    def work(self, job: Job) -> Job | None:
+        """Run a call in this thread; returns the one that may run next."""
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027  # most have nothing
+        """Let go of what is the lane's own. Calls that were accepted still run."""
 
 
 class ThreadLane(Lane):
-    """Runs plain functions, at most `max_concurrency` at a time."""
+    """Runs plain functions, at most `max_concurrency` at a time, in shared threads."""
 
-    def __init__(
-        self, name: str, max_concurrency: int, max_queue: int, idle_s: float = IDLE_S
-    ) -> None:
+    def __init__(self, name: str, max_concurrency: int, max_queue: int) -> None:
         super().__init__(name, max_concurrency, max_queue)
-        self._idle_s = idle_s
         self._lock = threading.Lock()
         # what follows is read and written under the lock
-        self.threads = 0
-        self._jobs: deque[Job] = deque()
-        self._waiting = 0  # threads that wait for the bell
-        self._ending = 0  # threads that shall end when there is nothing to do
-        self._used = False  # since the last look at who is idle
-        self._bell: Bell | None = None
+        self._running = 0
+        self._waiting: deque[Job] = deque()
 
     def abandon(self, job: Job) -> None:
         super().abandon(job)
         if job.abandoned:
             with self._lock, suppress(ValueError):
-                self._jobs.remove(job)
+                self._waiting.remove(job)
 
     def _start(self, job: Job) -> None:
         with self._lock:
-            self._used = True
-            self._jobs.append(job)
-            if self._waiting:
-                self._waiting -= 1
-                bell = self._bell
-            elif self.threads < min(len(self._live), self.max_concurrency):
-                self.threads += 1
-                bell = None
-            else:
+            if self._running >= self.max_concurrency:
+                self._waiting.append(job)
                 return
-        if bell is not None:
-            bell.put(None)
-            return
-        if self._bell is None:
-            self._bell = queue.SimpleQueue()
-            asyncio.get_running_loop().call_later(self._idle_s, self._look_for_idle)
-        self._thread(self._work, self._bell)
+            self._running += 1
+        threads.shared().start(job)
 
-    def _work(self, bell: Bell) -> None:
-        while True:
-            with self._lock:
-                job = self._jobs.popleft() if self._jobs else None
-                if job is None and self._ending:
-                    self._ending -= 1
-                    self.threads -= 1
-                    if not self.threads:
-                        self._bell = None
-                    return
-                self._waiting += job is None
-            if job is None:
-                bell.get()
-            elif not job.abandoned:
-                self._run(job)
-            del job  # its tensors are not kept while there is nothing to do
+    def work(self, job: Job) -> Job | None:
+        """Run a call in this thread; returns the one that may run next."""
+        if not job.abandoned:
+            self._run(job)
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._running -= 1
+        return None
 
     def _run(self, job: Job) -> None:
         job.started_at = time.perf_counter()
@@ -314,29 +281,6 @@ class ThreadLane(Lane):
             self._finish(job, None, contained(error))
         else:
             self._finish(job, result, None)
-
-    def _look_for_idle(self) -> None:
-        """End the threads that had nothing to do since the last look."""
-        if not self._used:
-            self._end(self._waiting)
-        self._used = False
-        if self._bell is not None:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._idle_s, self._look_for_idle)
-
-    def close(self) -> None:
-        self._end(self.threads)
-
-    def _end(self, threads: int) -> None:
-        """Have so many threads end when there is nothing left to do."""
-        with self._lock:
-            self._ending = threads
-            ringing = min(threads, self._waiting)
-            self._waiting -= ringing
-            bell = self._bell
-        if bell is not None:
-            for _ in range(ringing):
-                bell.put(None)
 
 
 class LoopLane(Lane):
@@ -353,7 +297,13 @@ class LoopLane(Lane):
             self._own = asyncio.new_event_loop()
             self._slots = asyncio.Semaphore(self.max_concurrency)
             self._tasks = set()
-            self._thread(self._run_loop, self._own)
+            threading.Thread(
+                # in a copy of this context: KServe keeps settings in one
+                target=contextvars.copy_context().run,
+                args=(self._run_loop, self._own),
+                name=f"lane-{self.name}",
+                daemon=True,
+            ).start()
         assert self._slots is not None
         run = self._run(job, self._slots)
         self._own.call_soon_threadsafe(self._spawn, job, run, self._own, self._tasks)
