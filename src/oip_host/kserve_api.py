@@ -19,13 +19,28 @@ from oip_host.errors import ConfigurationError, nearest
 from oip_host.settings import Settings
 from oip_host.sources import flag
 
+
+class _Later(ModuleType):
+    """Stands for a module that KServe imports and a server seldom needs.
+
+    While KServe is imported its names are empty classes, enough for annotations; later
+    they are those of the real module, imported when the first is asked for.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            return type(name, (), {})
+        return getattr(import_module(self.__name__), name)
+
+
+# Together they are half of the time and of the memory that `import kserve` takes.
+_LATER = [
+    _Later(name)
+    for name in ("kserve.api.kserve_client", "pandas")
+    if name not in sys.modules
+]
 _argv, sys.argv = sys.argv, sys.argv[:1]
-# KServe's client of the Kubernetes API takes a tenth of its import, and no server uses
-# it: it stays out until somebody asks for `kserve.KServeClient`.
-_CLIENT = "kserve.api.kserve_client"
-if _CLIENT not in sys.modules:
-    sys.modules[_CLIENT] = ModuleType(_CLIENT)
-    sys.modules[_CLIENT].KServeClient = None  # type: ignore[attr-defined]
+sys.modules.update({module.__name__: module for module in _LATER})
 try:
     import kserve
     import kserve.errors
@@ -43,19 +58,20 @@ try:
     from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 finally:
     sys.argv = _argv
-    if not hasattr(sys.modules[_CLIENT], "__file__"):
-        del sys.modules[_CLIENT]
+    for _module in _LATER:
+        if sys.modules.get(_module.__name__) is _module:
+            del sys.modules[_module.__name__]
 
 
 def _client(name: str) -> Any:
     """`kserve.KServeClient` when it is asked for; PEP 562 for a module not ours."""
     if name != "KServeClient":
         raise AttributeError(f"module 'kserve' has no attribute {name!r}")
-    kserve.KServeClient = import_module(_CLIENT).KServeClient
+    kserve.KServeClient = import_module("kserve.api.kserve_client").KServeClient
     return kserve.KServeClient
 
 
-if getattr(kserve, "KServeClient", True) is None:
+if any(module.__name__ == "kserve.api.kserve_client" for module in _LATER):
     del kserve.KServeClient
     kserve.__getattr__ = _client
 
