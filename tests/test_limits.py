@@ -26,7 +26,7 @@ from oip_host.edge.grpc_messages import SERVICE, message
 from oip_host.edge.http import RESERVE, HttpServer, limited
 from oip_host.edge.rest import LEFT
 from oip_host.kserve_api import model_server
-from oip_host.settings import Settings
+from oip_host.settings import Settings, read
 from support.process import Server, wait_for
 from support.wire import ONE, request, tensor
 
@@ -178,6 +178,23 @@ def held(name: str) -> bytes:
     body = json.dumps(request([name], [1], "BYTES")).encode()
     length = b"content-length: %d\r\n\r\n" % len(body)
     return INFER.replace(b"echo", b"gated") + length + body
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--max_header_bytes=1023", "expected greater than or equal to 1024"),
+        ("--max_connections=0", "expected greater than or equal to 1"),
+        ("--header_timeout_s=0", "expected greater than 0"),
+        ("--header_timeout_s=inf", "expected a finite number"),
+        ("--body_timeout_s=0", "expected greater than 0"),
+        ("--body_timeout_s=inf", "expected a finite number"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(argument: str, expected: str) -> None:
+    """Nobody can be served within nothing, and every limit is some number."""
+    name, _, value = argument.partition("=")
+    assert read([argument], {})[1] == [f"{name}: found {value!r}, {expected}"]
 
 
 # -- time ---------------------------------------------------------------------
@@ -766,5 +783,6 @@ def test_an_idle_grpc_connection_ends_and_its_client_goes_on(serve: Serve) -> No
     with connected(server) as channel:
         channel.subscribe(states.append)
         assert live(channel) == "OK"
-        wait_for(lambda: states[-1] is grpc.ChannelConnectivity.IDLE, "the end")
+        was, now = grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.IDLE
+        wait_for(lambda: was in states and states[-1] is now, "the end")
         assert live(channel) == "OK"

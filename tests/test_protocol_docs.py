@@ -104,7 +104,7 @@ def test_every_limit_has_the_default_shown() -> None:
     for model in (Settings, ModelOptions):
         defaults |= {name: field.default for name, field in model.model_fields.items()}
     rows = tables("protocol.md")["limit|set by"]
-    assert len(rows) == 7
+    assert len(rows) == 9
     for _, option, default, _ in rows:
         assert default == str(defaults[plain(option)]), option
     text = page("protocol.md")

@@ -78,10 +78,12 @@ class Http(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.cycle is not None and not self.cycle.response_complete:
-            left = cast("dict[str, Any]", self.cycle.scope).get(LEFT)
-            if left is not None:
-                left()
+        if self.cycle is None:
+            return
+        scope = cast("dict[str, Any]", self.cycle.scope)
+        scope.pop(RESPOND, None)  # which would keep this object alive
+        if not self.cycle.response_complete and LEFT in scope:
+            scope[LEFT]()
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, with the limit on headers, and without its lines in the log."""
