@@ -16,7 +16,7 @@ export UV_SYSTEM_CERTS := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test lint test-oldest constraints proto docs clean bench bench-start
+.PHONY: serve test lint test-oldest constraints proto docs clean bench bench-profile bench-start
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -85,6 +85,10 @@ $(VENV)/.bench: $(BIN)/uv $(SOURCES)
 ## bench: CPU a request, side by side with a floor and with peers; ARGS=--help tells more
 bench: $(VENV)/.bench
 	$(BIN)/python bench/run.py $(ARGS)
+
+## bench-profile: where the time of the host's main paths goes
+bench-profile: $(VENV)/.bench
+	$(BIN)/python -m bench.profile
 
 ## bench-start: start-up time side by side with a bare KServe server
 bench-start: $(VENV)/.serve $(VENV)/.bench

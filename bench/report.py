@@ -12,19 +12,24 @@ from bench.servers import HOST, PEERS
 from bench.summary import loads_of, of_load
 from bench.workloads import WORKLOADS
 
-__all__ = ["render", "text"]
+__all__ = ["render", "replace", "text"]
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def render(results: Results, page: Path) -> None:
     """Put the tables between the marks of the page, and the chart beside it."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{page.name}: expected {BEGIN} and, after it, {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{text(results)}\n\n{END}{after}")
+    replace(page, BEGIN, END, text(results))
     page.with_suffix(".svg").write_text(draw(results))
+
+
+def replace(page: Path, begin: str, end: str, generated: str) -> None:
+    """Put text between two marks of a page, which stay there."""
+    before, _, rest = page.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{page.name}: expected {begin} and, after it, {end}")
+    page.write_text(f"{before}{begin}\n\n{generated}\n\n{end}{after}")
 
 
 def text(results: Results) -> str:
