@@ -13,8 +13,9 @@ from support.process import run
 
 SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
-    "errors", "datatypes", "listed", "tensors", "types", "handler", "dataplane", "hookspecs",
-    "selection", "sources", "settings", "options", "plugins", "threads", "lanes", "kserve_api",
+    "errors", "datatypes", "listed", "tensors", "types", "handler", "dataplane",
+    "hookspecs", "selection", "sources", "settings", "options", "plugins", "threads",
+    "lanes", "kserve_api",
     "kserve_messages", "kserve_models", "kserve_face", "boundary",
     "batching", "statistics", "v1", "model", "registry", "repository", "metrics",
     "observers", "memory", "planning",

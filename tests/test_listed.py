@@ -25,7 +25,7 @@ def made(dtype: str = "f4", size: int = 100) -> Any:
 @pytest.mark.parametrize("wanted", WANTED)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_numpy_makes_the_same_of_it(dtype: str, wanted: Any) -> None:
-    """The same values in the same dtype as of a plain list, and an array to write to."""
+    """The same values and dtype as of a plain list, and an array to write to."""
     array = np.arange(100).astype(dtype)
     array.flags.writeable = False
     expected = np.array(array.tolist(), dtype=wanted)
@@ -50,7 +50,7 @@ def test_everybody_else_reads_a_list(dtype: str) -> None:
     assert plain == elements
     assert orjson.dumps(plain) == orjson.dumps(elements)
     assert json.dumps(plain) == json.dumps(elements)
-    assert plain + plain == [*elements] + elements
+    assert plain + plain == plain + elements == elements + plain
     for copied in (pickle.loads(pickle.dumps(elements)), copy.deepcopy(elements)):
         assert list is type(copied)
         assert plain == copied

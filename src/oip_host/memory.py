@@ -10,8 +10,10 @@ __all__ = ["keep_large_blocks", "settle"]
 
 # parameters of mallopt(3)
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-_MOST_MMAP_THRESHOLD = 32 << 20
-"""The largest that glibc takes."""
+_LEAST_THRESHOLD, _MOST_THRESHOLD = 128 << 10, 32 << 20
+"""glibc's own size of a block from which it is mapped, and the largest it takes."""
+_MOST = 2**31 - 1
+"""The largest number that mallopt takes; of a larger one C makes another."""
 
 
 def keep_large_blocks(most_bytes: int) -> bool:
@@ -28,7 +30,8 @@ def keep_large_blocks(most_bytes: int) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    threshold = min(_MOST_MMAP_THRESHOLD, most_bytes)
+    most_bytes = min(most_bytes, _MOST)
+    threshold = max(_LEAST_THRESHOLD, min(_MOST_THRESHOLD, most_bytes))
     return all(
         mallopt(parameter, value)
         for parameter, value in (

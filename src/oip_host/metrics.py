@@ -95,11 +95,13 @@ def _families(models: Sequence[AissembleOIPKServe]) -> Iterator[Metric]:
         ready.add_metric(labels, float(model.ready))
         if model.load_s is not None:
             load.add_metric(labels, model.load_s)
+    kserves = [s for family in PREDICT_HIST_TIME.collect() for s in family.samples]
+    observed = {sample.labels["model_name"] for sample in kserves}
     for name in dict.fromkeys(model.name for model in models):
         versions = [m for m in models if m.name == name and not m.is_kserve_model]
-        _add(predict, [name], [model.statistics.handler for model in versions])
-    for family in PREDICT_HIST_TIME.collect():
-        predict.samples += family.samples
+        if name not in observed:  # a series may not stand there twice
+            _add(predict, [name], [model.statistics.handler for model in versions])
+    predict.samples += kserves
     yield from (requests, queue, handler, ready, load, predict)
 
 

@@ -78,8 +78,11 @@ class LatencyLog:
 
 
 def _line(inference: Inference) -> str:
+    name = inference.model
+    if not name.isprintable():  # a program may give any, and a line is a line
+        name = ascii(name)
     return (
-        f"model={inference.model} version={inference.version} "
+        f"model={name} version={inference.version} "
         f"protocol={inference.protocol} outcome={inference.outcome} "
         f"queue_ms={inference.queue_s * 1000:.3f} "
         f"predict_ms={inference.handler_s * 1000:.3f}"
