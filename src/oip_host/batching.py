@@ -1,57 +1,55 @@
 """Dynamic batching: requests that fit together wait for each other, and run as one.
 
-A `Batcher` is a lane in front of a model's own lane. What waits when the model is free
-is the next batch; `merged` and `split` make one request of several, and several answers
-of one.
+A `Batcher` is a lane in front of a model's own: what waits when the model is free is
+the next batch. `merged` makes one request of several, `split` several answers of one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from oip_host.datatypes import Array
-from oip_host.errors import HandlerFault, InvalidRequest, OIPError
-from oip_host.lanes import Job, Lane
+from oip_host.errors import HandlerFault, Overloaded
+from oip_host.lanes import Job, Lane, contained
 from oip_host.tensors import TensorData
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
     Parameters,
-    RequestInput,
-    ResponseOutput,
     as_dict,
     trusted,
 )
 
-__all__ = ["Batcher", "answered", "merged", "rows_of", "split"]
+__all__ = ["Batcher", "Outcome", "answered", "merged", "rows_of", "split"]
 
 Outcome: TypeAlias = "InferenceResponse | Exception"
 Calls: TypeAlias = "Generator[InferenceRequest, InferenceResponse, list[Outcome]]"
 
 _CODEC = ("binary_data", "binary_data_output", "binary_data_size")
 """Parameters that say how a tensor travels, and nothing to the model."""
+_TICK_S = 0.001
+"""Seconds between two ticks of uvloop's timers, which may be that much too early."""
 
 
-class _Waiting(NamedTuple):
-    job: Job
-    key: Hashable
-    rows: int
+class _Apart(Exception):
+    """A batch failed, and each of its requests has to be asked for by itself."""
 
 
 class Batcher(Lane):
-    """Runs the calls that it accepts in batches, one after the other, in another lane.
+    """Runs the calls that it accepts in batches, in another lane.
 
     A job's call is not used: `run` takes the requests of a batch, each a job's only
     argument, and returns the outcome of each. At most `max_concurrency` batches of at
-    most `max_batch_size` rows run at once. While fewer rows wait, the oldest request
-    is held back for up to `delay_s` seconds.
+    most `max_batch_size` rows run at once; what has more rows runs alone. While fewer
+    rows wait, the oldest request is held back for up to `delay_s` seconds.
     """
 
     def __init__(
@@ -66,129 +64,133 @@ class Batcher(Lane):
         self._run = run
         self._max_batch_size = max_batch_size
         self._delay_s = delay_s
-        self._waiting: deque[_Waiting] = deque()
-        self._running = 0
+        self._calls: dict[Job, list[Job]] = {}  # of the lane, and the jobs of each
         self._pumping = False
-        self._delayed: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._lock = threading.Lock()
+        # by age, each with its key and rows; read and written under the lock
+        self._waiting: dict[Job, tuple[Hashable, int]] = {}
 
     @property
     def capacity(self) -> int:
         """How many calls may be pending."""
         return self.max_concurrency * self._max_batch_size + self.max_queue
 
-    def close(self) -> None:
-        """The threads are those of the lane behind."""
-
     def cut_off(self, error: Exception) -> int:
         """Fail every call that is not finished; a running batch counts behind, as 1."""
-        return super().cut_off(error) - self._running
+        behind = sum(not call.future.done() for call in self._calls)
+        return super().cut_off(error) - behind
 
     def abandon(self, job: Job) -> None:
-        """Nobody waits for a call any more; one that has not started never will."""
-        super().abandon(job)
-        if job.abandoned:
-            self._waiting = deque(w for w in self._waiting if w.job is not job)
+        """Nobody waits for a call any more; with its last one a batch is given up."""
+        with self._lock:
+            super().abandon(job)
+            self._waiting.pop(job, None)
+            for call, jobs in self._calls.items():
+                if job in jobs and all(each.future.done() for each in jobs):
+                    self._lane.abandon(call)
 
     def _start(self, job: Job) -> None:
-        self._waiting.append(_Waiting(job, *_fit(job.args[0])))
+        fit = _fit(job.args[0]) or (job, self._max_batch_size)
+        with self._lock:
+            self._waiting[job] = fit
         if not self._pumping:  # in the next round: those that came with it join it
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Start as many batches as may run now."""
+        """Call the lane for as many batches as are due and may run now."""
         self._pumping = False
-        while self._waiting and self._running < self.max_concurrency:
-            batch, rest = self._next()
-            hold_s = self._hold_s(batch)
-            if hold_s > 0:
-                if self._delayed is None:
-                    loop = asyncio.get_running_loop()
-                    self._delayed = loop.call_later(hold_s, self._waited)
-                return
-            self._waiting = rest
-            self._send([waiting.job for waiting in batch])
-
-    def _next(self) -> tuple[list[_Waiting], deque[_Waiting]]:
-        """The oldest request with those that fit to it, and the others."""
-        first, *others = self._waiting
-        batch, rest, rows = [first], deque[_Waiting](), first.rows
-        for waiting in others:
-            fits = waiting.key == first.key and waiting.key is not None
-            if fits and rows + waiting.rows <= self._max_batch_size:
-                batch.append(waiting)
-                rows += waiting.rows
-            else:
-                rest.append(waiting)
-        return batch, rest
-
-    def _hold_s(self, batch: Sequence[_Waiting]) -> float:
-        """Seconds for which a batch that is not full still waits for others."""
-        full = sum(waiting.rows for waiting in batch) >= self._max_batch_size
-        if full or batch[0].key is None or not self._delay_s:
-            return 0.0
-        return batch[0].job.queued_at + self._delay_s - time.perf_counter()
-
-    def _waited(self) -> None:
-        self._delayed = None
-        self._pump()
-
-    def _send(self, jobs: list[Job]) -> None:
-        self._running += 1
-        requests = [job.args[0] for job in jobs]
-        try:
-            inner = self._lane.submit(self._run, requests)
-        except OIPError as error:
-            self._running -= 1
-            self._settle(jobs, [error] * len(jobs))
+        if self._alarm is not None:
+            self._alarm.cancel()
+        free = self.max_concurrency - len(self._calls)
+        if not free:  # `_ran` comes back to it
             return
-        for job in jobs:
-            job.started_at = inner.queued_at
-            job.batch_size = len(jobs)
-            job.leads = job is jobs[0]
-        inner.future.add_done_callback(partial(self._ran, jobs))
+        with self._lock:
+            due, next_s = self._gathered()
+        called = sum(not jobs for jobs in self._calls.values())  # and not started yet
+        for _ in range(min(free, len(due) - called)):
+            jobs: list[Job] = []
+            try:
+                call = self._lane.submit(self._run_next, jobs)
+            except Overloaded:  # by calls that are not ours: look again soon
+                next_s = 10 * _TICK_S
+                break
+            self._calls[call] = jobs
+            call.future.add_done_callback(partial(self._ran, call))
+        if next_s < math.inf:
+            self._alarm = asyncio.get_running_loop().call_later(next_s, self._pump)
 
-    def _ran(self, jobs: list[Job], inner: asyncio.Future[Any]) -> None:
-        self._running -= 1
-        error = None if inner.cancelled() else inner.exception()
-        if inner.cancelled() or error is not None:
-            failure = error or OIPError("the call was cancelled")
-            self._settle(jobs, [failure] * len(jobs))
-        else:
-            self._settle(jobs, inner.result())
+    def _gathered(self) -> tuple[list[list[Job]], float]:
+        """The batches that are due, by age, and the seconds to the next one."""
+        now, next_s = time.perf_counter(), math.inf
+        due: list[list[Job]] = []
+        partly: dict[Hashable, tuple[list[Job], int]] = {}
+        for job, (key, rows) in self._waiting.items():
+            if job.deadline <= now:  # it is about to be told so
+                continue
+            jobs, taken = partly.pop(key, ([], 0))
+            if jobs and taken + rows > self._max_batch_size:
+                due.append(jobs)
+                jobs, taken = [], 0
+            jobs.append(job)
+            if taken + rows >= self._max_batch_size:
+                due.append(jobs)
+            else:
+                partly[key] = jobs, taken + rows
+        for jobs, _ in partly.values():
+            held_s = jobs[0].queued_at + self._delay_s - now
+            if held_s > 0:
+                next_s = min(next_s, max(held_s, _TICK_S))
+            else:
+                due.append(jobs)
+        due.sort(key=lambda jobs: jobs[0].queued_at)
+        return due, next_s
+
+    def _run_next(self, jobs: list[Job]) -> Any:
+        """Run the batch that is next by now, which is `jobs` then. In the lane."""
+        with self._lock:
+            for job in next(iter(self._gathered()[0]), ()):
+                del self._waiting[job]
+                job.started_at = time.perf_counter()
+                jobs.append(job)
+            requests = [job.args[0] for job in jobs]
+        return self._run(requests)
+
+    def _ran(self, call: Job, future: asyncio.Future[Any]) -> None:
+        """Hand the outcomes of a batch back; what has to run apart waits once more."""
+        jobs = self._calls.pop(call)
+        error = future.exception()
+        outcomes = future.result() if error is None else [error] * len(jobs)
+        answers = sum(isinstance(outcome, InferenceResponse) for outcome in outcomes)
+        lead = True
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, _Apart) and not job.future.done():
+                with self._lock:
+                    job.started_at = 0.0
+                    self._waiting[job] = (job, self._max_batch_size)
+                continue
+            job.finished_at = call.finished_at or time.perf_counter()
+            well = isinstance(outcome, InferenceResponse)
+            if well:
+                job.batch_size, job.leads = answers, lead and not job.future.done()
+                lead = lead and not job.leads
+            self._done.append((job, outcome, None) if well else (job, None, outcome))
+        self._deliver()
         self._pump()
 
-    def _settle(self, jobs: list[Job], outcomes: Sequence[Any]) -> None:
-        finished_at = time.perf_counter()
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            job.finished_at = finished_at
-            failed = isinstance(outcome, Exception)
-            self._done.append((job, *((None, outcome) if failed else (outcome, None))))
-        self._deliver()
 
-
-def _fit(request: InferenceRequest) -> tuple[Hashable, int]:
-    """What requests have in common that can be merged, and a request's rows.
-
-    None for a request that runs alone: its inputs have no first dimension in common.
-    """
+def _fit(request: InferenceRequest) -> tuple[Hashable, int] | None:
+    """What requests that fit have in common, and the rows; None for one by itself."""
     rows = rows_of(request)
-    if not rows:
-        return None, 1
-    inputs = tuple(
-        (
-            tensor.name,
-            tensor.datatype,
-            tuple(tensor.shape[1:]),
-            _form(tensor.data),
-            _plain(tensor.parameters),
-        )
-        for tensor in request.inputs
-    )
-    outputs = tuple(
-        (output.name, _plain(output.parameters)) for output in request.outputs or ()
-    )
-    return (inputs, outputs, _plain(request.parameters)), rows
+    if rows < 1:
+        return None
+    inputs = [
+        (t.name, t.datatype, tuple(t.shape[1:]), _form(t.data), _key(t))
+        for t in request.inputs
+    ]
+    outputs = [(output.name, _key(output)) for output in request.outputs or ()]
+    return (_key(request), *inputs, *outputs), rows
 
 
 def rows_of(request: InferenceRequest) -> int:
@@ -197,20 +199,22 @@ def rows_of(request: InferenceRequest) -> int:
     return first.pop() if len(first) == 1 else 0
 
 
-def _form(data: TensorData) -> Hashable:
+def _form(data: TensorData) -> Any:
     """What a handler that reads lists can see of a tensor beside its shape."""
-    array = data.array
-    if array is None or not array.size:
-        return None
-    text = type(array.flat[0]) if array.dtype == object else None
-    return array.ndim > 1, text
+    if data.array is None:  # as it comes from KServe's own server
+        return type(data.root[0]) if isinstance(data.root, list) and data.root else None
+    text = data.array.dtype == object and data.array.size
+    return data.array.ndim, type(data.array.flat[0]) if text else None
 
 
-def _plain(parameters: Parameters | None) -> Hashable:
-    if parameters is None:
-        return ()
-    plain = as_dict(parameters).items()
-    return frozenset((k, type(v), v) for k, v in plain if k not in _CODEC)
+def _shared(message: Any) -> dict[str, Any]:
+    """The parameters that requests in a batch have in common."""
+    return {k: v for k, v in as_dict(message.parameters).items() if k not in _CODEC}
+
+
+def _key(message: Any) -> Hashable:
+    """The parameters by what they look like: 1 is neither True nor 1.0."""
+    return frozenset((name, repr(value)) for name, value in _shared(message).items())
 
 
 def answered(
@@ -218,107 +222,84 @@ def answered(
 ) -> Calls:
     """The outcome of each request of a batch; yields what the handler has to be asked.
 
-    The answer, or what it raised, is sent or thrown in. Each request is checked by
-    itself first. A batch that fails is asked for once more, request by request, so
-    that only those fail that have to.
+    The answer, or what it raised, is sent or thrown in. Each of several requests is
+    checked by itself before; if they fail together, each has to be asked for apart.
     """
     outcomes: dict[int, Outcome] = {}
-    for i, request in enumerate(requests):
+    for i, request in enumerate(requests if len(requests) > 1 else ()):
         try:
             check(request)
-        except InvalidRequest as error:
-            outcomes[i] = error
+        except Exception as error:
+            outcomes[i] = contained(error)
     good = [i for i in range(len(requests)) if i not in outcomes]
-    together = len(good) > 1
-    if together:
-        whole = [requests[i] for i in good]
+    asked = [requests[i] for i in good]
+    if asked:
         try:
-            answer = yield merged(whole)
-        except Exception:
-            together = False
-        else:
-            outcomes.update(zip(good, _parts(answer, whole), strict=True))
-    if not together:
-        for i in good:
-            try:
-                answer = yield requests[i]
-            except Exception as error:
-                outcomes[i] = error
-            else:
-                outcomes[i] = _parts(answer, [requests[i]])[0]
+            parts = split((yield merged(asked)), asked)
+        except Exception as error:
+            parts = [error] if len(asked) == 1 else [_Apart()] * len(asked)
+        outcomes.update(zip(good, parts, strict=True))
     return [outcomes[i] for i in range(len(requests))]
 
 
-def _parts(
-    answer: InferenceResponse, requests: Sequence[InferenceRequest]
-) -> Sequence[Outcome]:
-    """The answer to each request, or for each the fault that there is none."""
-    if len(requests) == 1 and not rows_of(requests[0]):
-        return [answer]
-    try:
-        return split(answer, requests)
-    except HandlerFault as error:
-        return [error] * len(requests)
-
-
 def merged(requests: Sequence[InferenceRequest]) -> InferenceRequest:
-    """One request with the rows of all; they have the same inputs, and were checked."""
+    """One request, without an id, with the rows of all; they fit and were checked."""
     first = requests[0]
+    if len(requests) == 1:
+        return first
     rows = sum(map(rows_of, requests))
-    inputs = [
-        trusted(
-            RequestInput,
-            {
-                **tensor.__dict__,
-                "shape": [rows, *tensor.shape[1:]],
-                "data": TensorData(
-                    _joined([request.inputs[i] for request in requests])
-                ),
-            },
-        )
-        for i, tensor in enumerate(first.inputs)
-    ]
-    return trusted(InferenceRequest, {**first.__dict__, "id": None, "inputs": inputs})
+    inputs = []
+    for tensors in zip(*(request.inputs for request in requests), strict=True):
+        arrays = [tensor.data.elements(tensor.datatype) for tensor in tensors]
+        shape, data = [rows, *tensors[0].shape[1:]], TensorData(np.concatenate(arrays))
+        inputs.append(_plain(tensors[0], shape=shape, data=data))
+    outputs = [_plain(output) for output in first.outputs or ()]
+    whole: InferenceRequest = _plain(first, id=None, inputs=inputs, outputs=outputs)
+    return whole
 
 
-def _joined(tensors: Sequence[RequestInput]) -> Array:
-    arrays = [tensor.data.elements(tensor.datatype) for tensor in tensors]
-    if any(array.ndim != 1 for array in arrays):
-        arrays = [a.reshape(t.shape) for a, t in zip(arrays, tensors, strict=True)]
-    return np.concatenate(arrays)
+def _plain(message: Any, **changed: Any) -> Any:
+    shared = _shared(message)
+    parameters = Parameters.model_validate(shared) if shared else None
+    return _changed(message, parameters=parameters, **changed)
+
+
+def _changed(message: Any, **changed: Any) -> Any:
+    return trusted(type(message), {**message.__dict__, **changed})
+
+
+def _split(array: Array, ends: list[int]) -> list[Array]:
+    return np.split(array, ends) if ends else [array]
 
 
 def split(
     answer: InferenceResponse, requests: Sequence[InferenceRequest]
-) -> list[InferenceResponse]:
+) -> list[Outcome]:
     """The rows of an answer, dealt out to the requests, each with its own id.
 
-    Raises HandlerFault where an output has not as many rows as were asked for.
+    Where an output has not as many rows as the inputs, each gets that fault. A request
+    whose inputs have no rows in common gets the whole answer.
     """
-    sizes = [rows_of(request) for request in requests]
-    arrays = [tensor.as_numpy() for tensor in answer.outputs]
-    for tensor, array in zip(answer.outputs, arrays, strict=True):
-        if not array.ndim or len(array) != sum(sizes):
-            raise HandlerFault(
+    *ends, rows = np.cumsum([rows_of(request) for request in requests]).tolist()
+    for tensor in answer.outputs if rows else ():
+        if tensor.shape[:1] != [rows]:
+            text = (
                 f"model '{answer.model_name}' answered wrongly: output "
-                f"'{tensor.name}' has the shape {tensor.shape}, expected "
-                f"{sum(sizes)} rows, one for each row of a batch (max_batch_size)"
+                f"'{tensor.name}' has the shape {tensor.shape}, expected {rows} rows, "
+                "as many as the inputs have (max_batch_size)"
             )
-    answers = []
-    start = 0
-    for request, size in zip(requests, sizes, strict=True):
+            return [HandlerFault(text) for _ in requests]
+    # in memory of their own: the handler may use its again for the next batch
+    columns = [
+        [part.copy() for part in _split(tensor.as_numpy(), ends)]
+        for tensor in answer.outputs
+    ]
+    answers: list[Outcome] = []
+    for i, request in enumerate(requests):
         outputs = [
-            _rows(tensor, array[start : start + size])
-            for tensor, array in zip(answer.outputs, arrays, strict=True)
+            _changed(tensor, shape=list(column[i].shape), data=TensorData(column[i]))
+            for tensor, column in zip(answer.outputs, columns, strict=True)
         ]
-        start += size
-        own = {**answer.__dict__, "outputs": outputs}
-        if request.id is not None:
-            own["id"] = request.id
-        answers.append(trusted(InferenceResponse, own))
+        identity = answer.id if request.id is None else request.id
+        answers.append(_changed(answer, id=identity, outputs=outputs))
     return answers
-
-
-def _rows(tensor: ResponseOutput, array: Array) -> ResponseOutput:
-    changed = {"shape": list(array.shape), "data": TensorData(array)}
-    return trusted(ResponseOutput, {**tensor.__dict__, **changed})

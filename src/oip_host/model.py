@@ -9,8 +9,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from oip_host import v1
 from oip_host.batching import Batcher, Outcome, answered
@@ -39,6 +39,7 @@ from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
     ModelMetadataResponse,
+    ResponseOutput,
 )
 
 __all__ = ["AissembleOIPKServe", "Observer"]
@@ -70,6 +71,19 @@ class Observer:
 
     def state(self, change: StateChange) -> None:
         """A model entered a state."""
+
+
+class _Encoded(Generic[T]):
+    """What was made of an answer, and its outputs."""
+
+    __slots__ = ("made", "outputs")
+
+    def __init__(self, outputs: Sequence[ResponseOutput], made: T) -> None:
+        self.outputs, self.made = outputs, made
+
+
+def _as_it_is(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
+    return response
 
 
 class AissembleOIPKServe(KServeFace):
@@ -113,7 +127,7 @@ class AissembleOIPKServe(KServeFace):
         self._lane: Lane = ThreadLane(name, 1, self.options.max_queue)
         self._loop_lane: LoopLane | None = None
         self._infer_lane: Lane = self._lane
-        self._infer_call: Callable[..., Any] = self._run
+        self._infer_call: Callable[..., Any] = self._run_encoded
 
     # -- state ----------------------------------------------------------------
 
@@ -246,7 +260,9 @@ class AissembleOIPKServe(KServeFace):
             )
         self._infer_lane = self._lane_for(handler.infer)
         asynchronous = self._infer_lane is not self._lane
-        self._infer_call = self._run_async if asynchronous else self._run
+        self._infer_call = (
+            self._run_encoded_async if asynchronous else self._run_encoded
+        )
         if self.options.max_batch_size > 1:
             self._infer_lane = Batcher(
                 self._infer_lane,
@@ -293,6 +309,7 @@ class AissembleOIPKServe(KServeFace):
             options=self.options,
         )
         fresh.statistics = self.statistics
+        fresh.is_kserve_model = self.is_kserve_model
         return fresh
 
     def retire(self, successor: AissembleOIPKServe) -> Observer:
@@ -367,19 +384,33 @@ class AissembleOIPKServe(KServeFace):
         Its outputs are those that the request names, in that order. Raises OIPError,
         and nothing else.
         """
+        return await self.encoded(request, _as_it_is, protocol, timeout_s)
+
+    async def encoded(
+        self,
+        request: InferenceRequest,
+        encode: Callable[[InferenceRequest, InferenceResponse], T],
+        protocol: str,
+        timeout_s: float | None = None,
+    ) -> T:
+        """What `encode` makes of the model's answer to the request; see `infer`.
+
+        It is called where the handler ran and before its next call, so that a handler
+        may use the memory of its outputs again.
+        """
         if self._successor is not None:
-            return await self._successor.infer(
-                request, protocol=protocol, timeout_s=timeout_s
-            )
+            return await self._successor.encoded(request, encode, protocol, timeout_s)
         if self.state is not _READY:
             raise self.not_ready()
         limit = self._timeout_s
         if timeout_s is not None and timeout_s < limit:
             limit = timeout_s
-        answer: InferenceResponse = await self._observed(
-            protocol, self._infer_lane, limit, self._infer_call, request
+        result: _Encoded[T] | InferenceResponse = await self._observed(
+            protocol, self._infer_lane, limit, self._infer_call, request, encode
         )
-        return answer
+        if isinstance(result, _Encoded):
+            return result.made
+        return encode(request, result)  # of a batch, whose parts have their own memory
 
     async def _observed(
         self, protocol: str, lane: Lane, limit: float, call: Any, *args: Any
@@ -437,6 +468,18 @@ class AissembleOIPKServe(KServeFace):
         answer = await self.model_handler.infer(request, self.name, self.version)
         return self._finished(request, answer)
 
+    def _run_encoded(
+        self, request: InferenceRequest, encode: Callable[..., T]
+    ) -> _Encoded[T]:
+        response = self._run(request)
+        return _Encoded(response.outputs, encode(request, response))
+
+    async def _run_encoded_async(
+        self, request: InferenceRequest, encode: Callable[..., T]
+    ) -> _Encoded[T]:
+        response = await self._run_async(request)
+        return _Encoded(response.outputs, encode(request, response))
+
     def _run_batch(self, requests: list[InferenceRequest]) -> list[Outcome]:
         calls = answered(requests, self._check)
         try:
@@ -492,7 +535,7 @@ class AissembleOIPKServe(KServeFace):
         if verb not in (None, predict):
             raise NotSupported(f"model '{self.name}' does not explain")
         request = v1.request(body, await self.metadata())
-        return v1.response(await self.infer(request, protocol="v1")), {}
+        return await self.encoded(request, v1.response, "v1"), {}
 
     def described(self) -> ModelMetadataResponse | None:
         """The metadata, where the model is loaded and has them."""

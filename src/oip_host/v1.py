@@ -70,7 +70,7 @@ def request(content: Any, metadata: ModelMetadataResponse) -> InferenceRequest:
     return InferenceRequest(inputs=[data], outputs=[])
 
 
-def response(answer: InferenceResponse) -> dict[str, Any]:
+def response(_: InferenceRequest, answer: InferenceResponse) -> dict[str, Any]:
     """`{"predictions": [...]}`: the rows of the output, or of several by name."""
     columns = {tensor.name: _rows(tensor) for tensor in answer.outputs}
     if len(columns) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from oip_host.edge import documents, grpc_codec, grpc_health
 from oip_host.edge.checks import told
 from oip_host.edge.grpc_messages import SERVICE, message, pool
 from oip_host.edge.state import ServerState
-from oip_host.errors import OIPError
+from oip_host.errors import ModelNotReady, OIPError
 
 __all__ = ["GrpcEdge"]
 
@@ -35,6 +36,13 @@ RPCS = (
     "RepositoryModelUnload",
 )
 """The RPCs beside ModelInfer, each with a method and a `<name>Request` message."""
+
+
+REFUSE_S = 0.1
+"""Seconds in which calls are refused before connections end.
+
+What arrives as they end is CANCELLED, as if its own client had left.
+"""
 
 
 class GrpcEdge:
@@ -84,21 +92,26 @@ class GrpcEdge:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new call, and wait up to `grace_s` seconds for those in flight."""
+        await asyncio.sleep(min(grace_s, REFUSE_S))
         await self._server.stop(grace_s)
 
     async def _infer(
         self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> bytes:
+        if self._state.stopping.is_set():
+            raise ModelNotReady("the server is shutting down")
         received = grpc_codec.parse(data)
         wire = received.message
         model = self._registry.find(wire.model_name, wire.model_version or None)
         if not model.ready:
             raise model.not_ready()
         request = grpc_codec.decode(received)
-        response = await model.infer(
-            request, protocol="grpc", timeout_s=context.time_remaining()
+        return await model.encoded(
+            request,
+            lambda _, response: grpc_codec.encode(received, response),
+            "grpc",
+            context.time_remaining(),
         )
-        return grpc_codec.encode(received, response)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         return message("ServerLiveResponse")(live=True)

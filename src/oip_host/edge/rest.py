@@ -218,8 +218,7 @@ class RestEdge:
         else:
             request = rest_codec.decode(body, length)
         call.scope[LEFT] = _Leaving()
-        response = await model.infer(request, protocol="rest")
-        content, head = rest_codec.encode(request, response)
+        content, head = await model.encoded(request, rest_codec.encode, "rest")
         if head is None:
             return Answer(content)
         return Answer(content, 200, (_OCTETS, (_HEADER_LENGTH, b"%d" % head)))
