@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from oip_host.datatypes import Array
+from oip_host.boundary import Encode, Encoded
 from oip_host.errors import HandlerFault, Overloaded
 from oip_host.lanes import Job, Lane, contained
 from oip_host.tensors import TensorData
@@ -30,7 +30,8 @@ from oip_host.types import (
 
 __all__ = ["Batcher", "Outcome", "answered", "merged", "rows_of", "split"]
 
-Outcome: TypeAlias = "InferenceResponse | Exception"
+Asked: TypeAlias = "tuple[InferenceRequest, Encode[Any]]"
+Outcome: TypeAlias = "Encoded[Any] | Exception"
 Calls: TypeAlias = "Generator[InferenceRequest, InferenceResponse, list[Outcome]]"
 
 _CODEC = ("binary_data", "binary_data_output", "binary_data_size")
@@ -46,16 +47,17 @@ class _Apart(Exception):
 class Batcher(Lane):
     """Runs the calls that it accepts in batches, in another lane.
 
-    A job's call is not used: `run` takes the requests of a batch, each a job's only
-    argument, and returns the outcome of each. At most `max_concurrency` batches of at
-    most `max_batch_size` rows run at once; what has more rows runs alone. While fewer
-    rows wait, the oldest request is held back for up to `delay_s` seconds.
+    A job's call is not used: `run` takes the arguments of each job in a batch, its
+    request and how to encode the answer, and returns the outcomes. At most
+    `max_concurrency` batches of at most `max_batch_size` rows run at once; what has
+    more rows runs alone. While fewer rows wait, the oldest request is held back for up
+    to `delay_s` seconds.
     """
 
     def __init__(
         self,
         lane: Lane,
-        run: Callable[[list[InferenceRequest]], Any],
+        run: Callable[[list[Asked]], Any],
         max_batch_size: int,
         delay_s: float,
     ) -> None:
@@ -154,15 +156,15 @@ class Batcher(Lane):
                 del self._waiting[job]
                 job.started_at = time.perf_counter()
                 jobs.append(job)
-            requests = [job.args[0] for job in jobs]
-        return self._run(requests)
+            asked = [job.args for job in jobs]
+        return self._run(asked)
 
     def _ran(self, call: Job, future: asyncio.Future[Any]) -> None:
         """Hand the outcomes of a batch back; what has to run apart waits once more."""
         jobs = self._calls.pop(call)
         error = future.exception()
         outcomes = future.result() if error is None else [error] * len(jobs)
-        answers = sum(isinstance(outcome, InferenceResponse) for outcome in outcomes)
+        answers = sum(isinstance(outcome, Encoded) for outcome in outcomes)
         lead = True
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, _Apart) and not job.future.done():
@@ -171,7 +173,7 @@ class Batcher(Lane):
                     self._waiting[job] = (job, self._max_batch_size)
                 continue
             job.finished_at = call.finished_at or time.perf_counter()
-            well = isinstance(outcome, InferenceResponse)
+            well = isinstance(outcome, Encoded)
             if well:
                 job.batch_size, job.leads = answers, lead and not job.future.done()
                 lead = lead and not job.leads
@@ -218,7 +220,7 @@ def _key(message: Any) -> Hashable:
 
 
 def answered(
-    requests: Sequence[InferenceRequest], check: Callable[[InferenceRequest], None]
+    batch: Sequence[Asked], check: Callable[[InferenceRequest], None]
 ) -> Calls:
     """The outcome of each request of a batch; yields what the handler has to be asked.
 
@@ -226,20 +228,34 @@ def answered(
     checked by itself before; if they fail together, each has to be asked for apart.
     """
     outcomes: dict[int, Outcome] = {}
-    for i, request in enumerate(requests if len(requests) > 1 else ()):
+    for i, (request, _) in enumerate(batch if len(batch) > 1 else ()):
         try:
             check(request)
         except Exception as error:
             outcomes[i] = contained(error)
-    good = [i for i in range(len(requests)) if i not in outcomes]
-    asked = [requests[i] for i in good]
-    if asked:
+    good = [i for i in range(len(batch)) if i not in outcomes]
+    requests = [batch[i][0] for i in good]
+    if good:
+        parts: Sequence[InferenceResponse | Exception]
         try:
-            parts = split((yield merged(asked)), asked)
+            parts = split((yield merged(requests)), requests)
         except Exception as error:
-            parts = [error] if len(asked) == 1 else [_Apart()] * len(asked)
-        outcomes.update(zip(good, parts, strict=True))
-    return [outcomes[i] for i in range(len(requests))]
+            failed = error if len(good) == 1 else _Apart()
+            parts = [failed] * len(good)
+        for i, part in zip(good, parts, strict=True):
+            outcomes[i] = _encoded(part, *batch[i])
+    return [outcomes[i] for i in range(len(batch))]
+
+
+def _encoded(
+    part: InferenceResponse | Exception, request: InferenceRequest, encode: Encode[Any]
+) -> Outcome:
+    if isinstance(part, Exception):
+        return part
+    try:
+        return Encoded(part.outputs, encode(request, part))
+    except Exception as error:
+        return error
 
 
 def merged(requests: Sequence[InferenceRequest]) -> InferenceRequest:
@@ -268,37 +284,31 @@ def _changed(message: Any, **changed: Any) -> Any:
     return trusted(type(message), {**message.__dict__, **changed})
 
 
-def _split(array: Array, ends: list[int]) -> list[Array]:
-    return np.split(array, ends) if ends else [array]
-
-
 def split(
     answer: InferenceResponse, requests: Sequence[InferenceRequest]
-) -> list[Outcome]:
+) -> Sequence[InferenceResponse | Exception]:
     """The rows of an answer, dealt out to the requests, each with its own id.
 
     Where an output has not as many rows as the inputs, each gets that fault. A request
     whose inputs have no rows in common gets the whole answer.
     """
-    *ends, rows = np.cumsum([rows_of(request) for request in requests]).tolist()
-    for tensor in answer.outputs if rows else ():
-        if tensor.shape[:1] != [rows]:
+    ends = np.cumsum([rows_of(request) for request in requests]).tolist()
+    for tensor in answer.outputs if ends[-1] else ():
+        if tensor.shape[:1] != ends[-1:]:
             text = (
                 f"model '{answer.model_name}' answered wrongly: output "
-                f"'{tensor.name}' has the shape {tensor.shape}, expected {rows} rows, "
-                "as many as the inputs have (max_batch_size)"
+                f"'{tensor.name}' has the shape {tensor.shape}, expected {ends[-1]} "
+                "rows, as many as the inputs have (max_batch_size)"
             )
             return [HandlerFault(text) for _ in requests]
-    # in memory of their own: the handler may use its again for the next batch
-    columns = [
-        [part.copy() for part in _split(tensor.as_numpy(), ends)]
-        for tensor in answer.outputs
-    ]
-    answers: list[Outcome] = []
-    for i, request in enumerate(requests):
+    arrays = [tensor.as_numpy() for tensor in answer.outputs]
+    answers = []
+    for request, end in zip(requests, ends, strict=True):
+        rows = slice(end - rows_of(request), end) if end else ...
+        parts = [array[rows] for array in arrays]
         outputs = [
-            _changed(tensor, shape=list(column[i].shape), data=TensorData(column[i]))
-            for tensor, column in zip(answer.outputs, columns, strict=True)
+            _changed(tensor, shape=list(part.shape), data=TensorData(part))
+            for tensor, part in zip(answer.outputs, parts, strict=True)
         ]
         identity = answer.id if request.id is None else request.id
         answers.append(_changed(answer, id=identity, outputs=outputs))

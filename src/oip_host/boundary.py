@@ -7,9 +7,9 @@ classes come from; exceptions are translated in one place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import NoneType
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -34,6 +34,8 @@ from oip_host.types import (
 )
 
 __all__ = [
+    "Encode",
+    "Encoded",
     "check_inputs",
     "check_request",
     "checked_response",
@@ -41,7 +43,20 @@ __all__ = [
     "translate",
 ]
 
+T = TypeVar("T")
+Encode: TypeAlias = Callable[[InferenceRequest, InferenceResponse], T]
+"""Makes something of an answer to a request, as its bytes for a client."""
+
 log = logging.getLogger("oip_host")
+
+
+class Encoded(Generic[T]):
+    """What was made of an answer, and its outputs."""
+
+    __slots__ = ("made", "outputs")
+
+    def __init__(self, outputs: Sequence[ResponseOutput], made: T) -> None:
+        self.outputs, self.made = outputs, made
 
 
 def check_inputs(request: InferenceRequest, metadata: Any) -> None:

@@ -141,7 +141,11 @@ class Lane(ABC):
             if job.deadline < self._timer_at:
                 self._watch(job.deadline)
         self._live.add(job)
-        self._start(job)
+        try:
+            self._start(job)
+        except RuntimeError as error:  # there can be no more threads
+            self.abandon(job)
+            raise Overloaded(f"model '{self.name}' cannot run: {error}") from error
         return job
 
     @abstractmethod

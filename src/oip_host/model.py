@@ -9,12 +9,14 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from oip_host import v1
-from oip_host.batching import Batcher, Outcome, answered
+from oip_host.batching import Asked, Batcher, Outcome, answered
 from oip_host.boundary import (
+    Encode,
+    Encoded,
     check_inputs,
     check_request,
     checked_response,
@@ -39,7 +41,6 @@ from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
     ModelMetadataResponse,
-    ResponseOutput,
 )
 
 __all__ = ["AissembleOIPKServe", "Observer"]
@@ -71,15 +72,6 @@ class Observer:
 
     def state(self, change: StateChange) -> None:
         """A model entered a state."""
-
-
-class _Encoded(Generic[T]):
-    """What was made of an answer, and its outputs."""
-
-    __slots__ = ("made", "outputs")
-
-    def __init__(self, outputs: Sequence[ResponseOutput], made: T) -> None:
-        self.outputs, self.made = outputs, made
 
 
 def _as_it_is(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
@@ -389,7 +381,7 @@ class AissembleOIPKServe(KServeFace):
     async def encoded(
         self,
         request: InferenceRequest,
-        encode: Callable[[InferenceRequest, InferenceResponse], T],
+        encode: Encode[T],
         protocol: str,
         timeout_s: float | None = None,
     ) -> T:
@@ -405,12 +397,10 @@ class AissembleOIPKServe(KServeFace):
         limit = self._timeout_s
         if timeout_s is not None and timeout_s < limit:
             limit = timeout_s
-        result: _Encoded[T] | InferenceResponse = await self._observed(
+        result: Encoded[T] = await self._observed(
             protocol, self._infer_lane, limit, self._infer_call, request, encode
         )
-        if isinstance(result, _Encoded):
-            return result.made
-        return encode(request, result)  # of a batch, whose parts have their own memory
+        return result.made
 
     async def _observed(
         self, protocol: str, lane: Lane, limit: float, call: Any, *args: Any
@@ -468,45 +458,43 @@ class AissembleOIPKServe(KServeFace):
         answer = await self.model_handler.infer(request, self.name, self.version)
         return self._finished(request, answer)
 
-    def _run_encoded(
-        self, request: InferenceRequest, encode: Callable[..., T]
-    ) -> _Encoded[T]:
+    def _run_encoded(self, request: InferenceRequest, encode: Encode[T]) -> Encoded[T]:
         response = self._run(request)
-        return _Encoded(response.outputs, encode(request, response))
+        return Encoded(response.outputs, encode(request, response))
 
     async def _run_encoded_async(
-        self, request: InferenceRequest, encode: Callable[..., T]
-    ) -> _Encoded[T]:
+        self, request: InferenceRequest, encode: Encode[T]
+    ) -> Encoded[T]:
         response = await self._run_async(request)
-        return _Encoded(response.outputs, encode(request, response))
+        return Encoded(response.outputs, encode(request, response))
 
-    def _run_batch(self, requests: list[InferenceRequest]) -> list[Outcome]:
-        calls = answered(requests, self._check)
+    def _run_batch(self, batch: list[Asked]) -> list[Outcome]:
+        calls = answered(batch, self._check)
         try:
             request = next(calls)
-            while True:
-                try:
-                    answer = self._run(request)
-                except BaseException as error:
-                    request = calls.throw(contained(error))
-                else:
-                    request = calls.send(answer)
+            try:
+                answer = self._run(request)
+            except BaseException as error:
+                calls.throw(contained(error))
+            else:
+                calls.send(answer)
         except StopIteration as finished:
             return finished.value  # type: ignore[no-any-return]
+        raise AssertionError("a batch asks once")
 
-    async def _run_batch_async(self, requests: list[InferenceRequest]) -> list[Outcome]:
-        calls = answered(requests, self._check)
+    async def _run_batch_async(self, batch: list[Asked]) -> list[Outcome]:
+        calls = answered(batch, self._check)
         try:
             request = next(calls)
-            while True:
-                try:
-                    answer = await self._run_async(request)
-                except BaseException as error:
-                    request = calls.throw(contained(error))
-                else:
-                    request = calls.send(answer)
+            try:
+                answer = await self._run_async(request)
+            except BaseException as error:
+                calls.throw(contained(error))
+            else:
+                calls.send(answer)
         except StopIteration as finished:
             return finished.value  # type: ignore[no-any-return]
+        raise AssertionError("a batch asks once")
 
     def _finished(self, request: InferenceRequest, answer: Any) -> InferenceResponse:
         return checked_response(request, answer, self.name, self.version)

@@ -41,8 +41,8 @@ def config(
 ) -> dict[str, Any]:
     """A model's configuration in the fields of Triton's `ModelConfig`.
 
-    The host batches nothing by itself, so `max_batch_size` is 0 and the dimensions are
-    those of the metadata, the first one included.
+    `max_batch_size` is 0, which means there that the dimensions are those of the
+    metadata, the first one included, whether the host merges requests or not.
     """
     return {
         "name": model.name,

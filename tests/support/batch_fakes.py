@@ -1,0 +1,167 @@
+"""Handlers that tell what they were called with, served as `batch_fakes:Name`.
+
+The files in the directory named in BATCH_DIR are named for the model: `<model>.calls`
+has a line for each call, and a call waits for as long as there is `<model>.shut`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oip_host import (
+    Datatype,
+    InferenceRequest,
+    InferenceResponse,
+    MetadataTensor,
+    ModelHandler,
+    ModelMetadataResponse,
+    ModelReadyResponse,
+    ResponseOutput,
+)
+
+ACCIDENTS: dict[float, Callable[[], BaseException]] = {
+    -1: partial(ValueError, "a number is negative"),
+    -2: partial(RuntimeError, "a secret of the handler"),
+    -3: SystemExit,
+    -4: StopIteration,
+    -5: MemoryError,
+    -6: asyncio.CancelledError,
+}
+"""What is raised where the first input has one of these numbers."""
+
+
+class Calls:
+    """A model's calls, as a test sees and directs them."""
+
+    def __init__(self, directory: Path, model: str) -> None:
+        self._file = directory / f"{model}.calls"
+        self._shut = directory / f"{model}.shut"
+
+    def shut(self) -> None:
+        """Hold calls from now on, in the handler."""
+        self._shut.touch()
+
+    def open(self) -> None:
+        """Let calls go on."""
+        self._shut.unlink(missing_ok=True)
+
+    @property
+    def are_held(self) -> bool:
+        return self._shut.exists()
+
+    def note(self, payload: InferenceRequest) -> None:
+        """Write down the elements of a call's first input."""
+        elements = payload.inputs[0].as_numpy().ravel().tolist()
+        plain = [
+            e.decode(errors="replace") if isinstance(e, bytes) else e for e in elements
+        ]
+        with self._file.open("a") as file:
+            file.write(f"{json.dumps(plain)}\n")
+
+    @property
+    def made(self) -> list[list[Any]]:
+        """The elements of each call, in the order of the calls."""
+        text = self._file.read_text() if self._file.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def elements(self) -> list[Any]:
+        """The elements of all calls."""
+        return [element for call in self.made for element in call]
+
+
+def begin(payload: InferenceRequest, model_name: str) -> Calls:
+    """Note a call; what it waits for is the answer's `are_held`."""
+    calls = Calls(Path(os.environ["BATCH_DIR"]), model_name)
+    calls.note(payload)
+    return calls
+
+
+class Batched(ModelHandler):
+    """Answers its inputs as its outputs, and its parameters; numbers make accidents."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        calls = begin(payload, model_name)
+        end = time.monotonic() + 60
+        while calls.are_held and time.monotonic() < end:
+            time.sleep(0.002)
+        return self.answer(payload, model_name)
+
+    def answer(self, payload: InferenceRequest, model_name: str) -> InferenceResponse:
+        first = payload.inputs[0].as_numpy()
+        for number, accident in ACCIDENTS.items():
+            if first.dtype != object and (first == number).any():
+                raise accident()
+        outputs = [
+            ResponseOutput.from_numpy(tensor.name, tensor.as_numpy())
+            for tensor in payload.inputs
+        ]
+        return InferenceResponse(
+            model_name=model_name, parameters=payload.parameters, outputs=outputs
+        )
+
+    def model_metadata(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelMetadataResponse:
+        tensor = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1, 1])
+        return ModelMetadataResponse(
+            name=model_name, platform="test", inputs=[tensor], outputs=[tensor]
+        )
+
+    def model_load(self, model_name: str) -> bool:
+        return True
+
+
+class BatchedAsync(Batched):
+    """The same as coroutines; `<model>.cancelled` tells that a call was cancelled."""
+
+    async def infer(  # type: ignore[override]
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        calls = begin(payload, model_name)
+        try:
+            while calls.are_held:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        except asyncio.CancelledError:
+            (Path(os.environ["BATCH_DIR"]) / f"{model_name}.cancelled").touch()
+            raise
+        return self.answer(payload, model_name)
+
+
+class Mean(Batched):
+    """Answers one row, the mean, however many it was asked."""
+
+    def answer(self, payload: InferenceRequest, model_name: str) -> InferenceResponse:
+        mean = payload.inputs[0].as_numpy().mean(axis=0, keepdims=True)
+        output = ResponseOutput.from_numpy("mean", np.asarray(mean))
+        return InferenceResponse(model_name=model_name, outputs=[output])
+
+
+class Probed(Batched):
+    """Is asked whether it is ready, and holds that call as it holds the others."""
+
+    def model_ready(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelReadyResponse:
+        calls = Calls(Path(os.environ["BATCH_DIR"]), f"{model_name}-ready")
+        while calls.are_held:
+            time.sleep(0.002)
+        return ModelReadyResponse(name=model_name, ready=True)
