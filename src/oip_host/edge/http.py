@@ -17,7 +17,11 @@ from typing import Any, ClassVar, cast
 
 import uvicorn
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from oip_host.edge.rest import LEFT, RESPOND, error_body
 from oip_host.errors import OIPError
@@ -109,10 +113,13 @@ class Http(HttpToolsProtocol):
         if not self.limits.kserve_access_log_format and self.parser.should_keep_alive():
             cast("dict[str, Any]", self.scope)[RESPOND] = self.respond
         super().on_headers_complete()
+        self.cycle.__class__ = _Cycle
+        cast("_Cycle", self.cycle).expect(self.limits.oip_max_body_bytes)
 
     def on_body(self, body: bytes) -> None:
         self._unbodied = 0
-        super().on_body(body)
+        if not self.cycle.response_complete:
+            cast("_Cycle", self.cycle).take(body)
 
     def on_message_complete(self) -> None:
         self._unbodied = 0
@@ -297,6 +304,45 @@ class Http(HttpToolsProtocol):
     def _refuse_late(self, what: str, option: str, linger: bool) -> None:
         text = f"the {what} of the request was not complete within"
         self.refuse(408, f"{text} {self._seconds(what):g} s, which is {option}", linger)
+
+
+class _Cycle(RequestResponseCycle):
+    """A request of uvicorn's whose body is given out at once, and copied only once.
+
+    Every application behind this server wants all of a body, and it is bounded.
+    """
+
+    def expect(self, most_bytes: int) -> None:
+        """Begin with the body."""
+        self._parts: list[bytes] | None = []
+        """What has come of it; None once it was given out."""
+        self._left = most_bytes
+
+    def take(self, part: bytes) -> None:
+        """Add to the body."""
+        if self._parts is not None:
+            self._parts.append(part)
+            self._left -= len(part)
+            if self._left < 0:
+                self.message_event.set()
+
+    async def receive(self) -> Any:
+        """The body as soon as all of it is there, or too much, and then the end."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        while not (self.disconnected or self.response_complete):
+            if self._parts is not None and (self._left < 0 or not self.more_body):
+                parts, self._parts = self._parts, None
+                body = parts[0] if len(parts) == 1 else b"".join(parts)
+                return {
+                    "type": "http.request",
+                    "body": body,
+                    "more_body": self.more_body,
+                }
+            self.message_event.clear()
+            await self.message_event.wait()
+        return {"type": "http.disconnect"}
 
 
 class _Body:
