@@ -64,7 +64,6 @@ class Call(NamedTuple):
     version: str | None
     headers: dict[bytes, bytes]
     receive: Receive
-    scope: Scope
 
 
 class _Leaving:
@@ -108,6 +107,14 @@ class RestEdge:
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
             return
+        leaving = scope[LEFT] = _Leaving()
+        try:
+            await self._serve(scope, receive, send)
+        except asyncio.CancelledError:
+            if not leaving.left:  # else nobody waits for an answer
+                raise
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         headers = dict(scope["headers"])
         answer: Answer | None = None
@@ -119,8 +126,8 @@ class RestEdge:
         except OIPError as error:
             answer = failure(error)
         except asyncio.CancelledError:
-            if LEFT in scope and scope[LEFT].left:
-                return  # nobody waits for an answer
+            if scope[LEFT].left:
+                raise
             # the grace period is over: nobody else cancels
             answer = failure(ModelNotReady("the server stopped before it could answer"))
         except Exception:
@@ -157,7 +164,7 @@ class RestEdge:
             )
             allow = (b"allow", b"GET, HEAD" if expected == "GET" else b"POST")
             return refusal._replace(headers=(*refusal.headers, allow))
-        call = Call(name, version, headers, receive, scope)
+        call = Call(name, version, headers, receive)
         return await self._actions[action](call)
 
     async def _body(self, call: Call) -> bytes:
@@ -188,7 +195,7 @@ class RestEdge:
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive
     ) -> tuple[Scope, Receive]:
         """A request for KServe's application, with a body that is bounded and plain."""
-        body = await self._body(Call("", None, headers, receive, scope))
+        body = await self._body(Call("", None, headers, receive))
         hidden = (b"content-encoding", b"content-length")
         kept = [pair for pair in scope["headers"] if pair[0] not in hidden]
         kept.append((b"content-length", b"%d" % len(body)))
@@ -217,7 +224,6 @@ class RestEdge:
             request = rest_codec.decode_raw(body, await model.metadata())
         else:
             request = rest_codec.decode(body, length)
-        call.scope[LEFT] = _Leaving()
         content, head = await model.encoded(request, rest_codec.encode, "rest")
         if head is None:
             return Answer(content)

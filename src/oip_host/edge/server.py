@@ -255,7 +255,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
         status, text = _KSERVE_STATUS[type(error).__name__], OIPError(str(error))
     else:
         status, text = 500, OIPError("the server failed; its log has the reason")
-    return Response(error_body(text), status, media_type="application/json")
+    headers = error.headers if isinstance(error, OIPError) else None
+    return Response(error_body(text), status, headers, "application/json")
 
 
 def _listener(address: str, port: int) -> socket.socket:

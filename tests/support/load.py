@@ -1,0 +1,323 @@
+"""Load: handlers that are held while requests pile up, and clients that send them.
+
+The handlers are served as `load:Name`. The directory named in LOAD_DIR is what they and
+the tests share: a model's calls wait while `<model>.shut` is there, and each one adds a
+line to `<model>.ran`. A test sees both through a `Gate`.
+
+A request is known by its name, the one element of its input, which is its answer too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import grpc
+import httpx
+import numpy as np
+
+from oip_host import (
+    Datatype,
+    InferenceRequest,
+    InferenceResponse,
+    MetadataTensor,
+    ModelHandler,
+    ModelMetadataResponse,
+    ResponseOutput,
+)
+from oip_host.edge.grpc_messages import SERVICE, message
+
+if TYPE_CHECKING:
+    from support.process import Server
+
+PAUSE_S = 0.005
+DEADLINE_S = 60.0
+
+
+class Gate:
+    """What a test knows of a model's calls, and how it holds them."""
+
+    def __init__(self, directory: Path, model: str) -> None:
+        self.model = model
+        self._shut = directory / f"{model}.shut"
+        self._ran = directory / f"{model}.ran"
+
+    def shut(self) -> None:
+        """Have calls wait from now on."""
+        self._shut.touch()
+
+    def open(self) -> None:
+        """Let them go."""
+        self._shut.unlink(missing_ok=True)
+
+    @property
+    def is_shut(self) -> bool:
+        return self._shut.exists()
+
+    @property
+    def ran(self) -> list[str]:
+        """The names of the requests that the handler was called with, as they came."""
+        return self._ran.read_text().split() if self._ran.exists() else []
+
+    def note(self, names: list[str]) -> None:
+        """The handler was called, with a request or with a batch of them."""
+        with self._ran.open("a") as file:
+            file.write("".join(f"{name}\n" for name in names))
+
+
+# -- handlers -----------------------------------------------------------------
+
+
+class Held(ModelHandler):
+    """Answers its input when the gate is open."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        gate = entered(payload, model_name)
+        end = time.monotonic() + DEADLINE_S
+        while gate.is_shut and time.monotonic() < end:
+            time.sleep(PAUSE_S)
+        return echoed(payload, model_name)
+
+    def model_metadata(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelMetadataResponse:
+        tensor = MetadataTensor(name="x", datatype=Datatype.BYTES, shape=[-1])
+        return ModelMetadataResponse(
+            name=model_name, platform="test", inputs=[tensor], outputs=[tensor]
+        )
+
+    def model_load(self, model_name: str) -> bool:
+        return True
+
+
+class HeldAsync(Held):
+    """The same as a coroutine, which can be cancelled."""
+
+    async def infer(  # type: ignore[override]
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        gate = entered(payload, model_name)
+        end = time.monotonic() + DEADLINE_S
+        while gate.is_shut and time.monotonic() < end:  # noqa: ASYNC110  # it is a file
+            await asyncio.sleep(PAUSE_S)
+        return echoed(payload, model_name)
+
+
+class Census(Held):
+    """Answers how many blocks of memory Python has allocated in the server."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        gc.collect()
+        blocks = np.array([sys.getallocatedblocks()], np.int64)
+        output = ResponseOutput.from_numpy("blocks", blocks)
+        return InferenceResponse(model_name=model_name, outputs=[output])
+
+
+def entered(payload: InferenceRequest, model: str) -> Gate:
+    """The model's gate, where every request of the call has been noted."""
+    gate = Gate(Path(os.environ["LOAD_DIR"]), model)
+    gate.note([element.decode() for element in payload.inputs[0].as_numpy().flat])
+    return gate
+
+
+def echoed(payload: InferenceRequest, model: str) -> InferenceResponse:
+    """The input as the output."""
+    x = payload.inputs[0]
+    output = ResponseOutput(name="x", shape=x.shape, datatype=x.datatype, data=x.data)
+    return InferenceResponse(model_name=model, outputs=[output])
+
+
+# -- clients ------------------------------------------------------------------
+
+CLOSED = "CLOSED"
+"""The status of a request whose connection ended without an answer."""
+
+
+class Outcome(NamedTuple):
+    """What became of a request.
+
+    The status is HTTP's number or the name of gRPC's code; the text is the answer's
+    one element, or that of the error.
+    """
+
+    name: str
+    status: int | str
+    text: str
+    headers: Mapping[str, str]
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has its own answer, which is its name."""
+        good = self.status in (200, "OK")
+        assert not good or self.text == self.name, self
+        return good
+
+
+Requests = list["asyncio.Task[Outcome]"]
+
+
+class Clients:
+    """Clients of one server. To cancel a request is to leave it."""
+
+    def __init__(self, server: Server) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self._http = httpx.AsyncClient(
+            base_url=server.url, limits=limits, timeout=DEADLINE_S
+        )
+        # a connection of its own, whatever other channels there are
+        self._channel = grpc.aio.insecure_channel(
+            server.grpc_address, [("grpc.use_local_subchannel_pool", 1)]
+        )
+        self._infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        self._sent: set[asyncio.Task[Outcome]] = set()
+        self._port = server.http_port
+        self._asks = {
+            "rest": self.rest,
+            "reset": self.reset,
+            "v1": self.v1,
+            "grpc": self.grpc,
+        }
+
+    async def __aenter__(self) -> Clients:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await leave(self._sent)
+        await self._http.aclose()
+        await self._channel.close()
+
+    def send(self, protocol: str, model: str, *names: str) -> Requests:
+        """Send requests, all at once."""
+        ask = self._asks[protocol]
+        requests = [asyncio.create_task(ask(model, n), name=n) for n in names]
+        self._sent.update(requests)
+        return requests
+
+    async def rest(self, model: str, name: str) -> Outcome:
+        return await self._post(f"/v2/models/{model}/infer", name, rest_request(name))
+
+    async def v1(self, model: str, name: str) -> Outcome:
+        return await self._post(
+            f"/v1/models/{model}:predict", name, {"instances": [name]}
+        )
+
+    async def _post(self, path: str, name: str, body: Any) -> Outcome:
+        try:
+            answer = await self._http.post(path, json=body)
+        except httpx.TransportError as error:
+            return Outcome(name, CLOSED, repr(error), {})
+        return outcome(name, answer.status_code, answer.json(), answer.headers)
+
+    async def reset(self, model: str, name: str) -> Outcome:
+        """Ask over REST as one whose connection breaks when it leaves."""
+        body = json.dumps(rest_request(name)).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        at_once = struct.pack("ii", 1, 0)
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        try:
+            head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nhost: x\r\n"
+            end = f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+            writer.write((head + end).encode() + body)
+            answer = await reader.read()
+        finally:
+            writer.transport.abort()
+        status, _, rest = answer.partition(b"\r\n")
+        document = json.loads(rest.partition(b"\r\n\r\n")[2])
+        return outcome(name, int(status.split()[1]), document, {})
+
+    async def grpc(
+        self, model: str, name: str, timeout_s: float = DEADLINE_S
+    ) -> Outcome:
+        try:
+            data = await self._infer(wire(model, name), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return Outcome(name, error.code().name, str(error.details()), {})
+        answer = message("ModelInferResponse").FromString(data)
+        (text,) = answer.outputs[0].contents.bytes_contents
+        return Outcome(name, "OK", text.decode(), {})
+
+
+def rest_request(name: str) -> dict[str, Any]:
+    """A request as REST has it."""
+    x = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [name]}
+    return {"inputs": [x]}
+
+
+def outcome(
+    name: str, status: int, document: dict[str, Any], headers: Mapping[str, str]
+) -> Outcome:
+    """What a response of REST or V1 says."""
+    if status != 200:
+        text = document["error"]
+    elif "predictions" in document:
+        (text,) = document["predictions"]
+    else:
+        (text,) = document["outputs"][0]["data"]
+    return Outcome(name, status, text, headers)
+
+
+def wire(model: str, name: str) -> bytes:
+    """A request as gRPC has it."""
+    request = message("ModelInferRequest")(model_name=model)
+    x = request.inputs.add(name="x", datatype="BYTES", shape=[1])
+    x.contents.bytes_contents.append(name.encode())
+    data: bytes = request.SerializeToString()
+    return data
+
+
+def numbered(prefix: str, count: int) -> list[str]:
+    """Names of requests."""
+    return [f"{prefix}-{n}" for n in range(count)]
+
+
+def done(requests: Requests) -> list[Outcome]:
+    """What became of those that have been answered or refused by now."""
+    return [request.result() for request in requests if request.done()]
+
+
+async def leave(requests: Iterable[asyncio.Task[Any]]) -> None:
+    """Have the clients of these go away without an answer."""
+    leaving = list(requests)
+    for request in leaving:
+        request.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+
+
+async def until(condition: Callable[[], Any], what: str) -> Any:
+    """The first true value of a condition, while the clients go on."""
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{what} did not happen within {DEADLINE_S:g} s")
