@@ -221,7 +221,8 @@ def test_every_metric_is_listed() -> None:
         plain(name).removesuffix("_total"): tuple(quoted(labels))
         for name, _, labels in rows
     }
-    made = {f.name: f._labelnames for f in metrics.ModelMetrics().describe()}
+    families: list[Any] = list(metrics.ModelMetrics().describe())
+    made = {family.name: family._labelnames for family in families}
     assert shown == made
 
 

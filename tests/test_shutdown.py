@@ -1,9 +1,14 @@
-"""How a server ends: what it still answers, what it lets go, and its exit code."""
+"""How a server ends: what it still answers, what it lets go, and its exit code.
+
+Under load every request is counted: it is answered, or it is refused and never run.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.load import CLOSED, Clients, Gate, Outcome, done, numbered, until
 from support.process import Server, oip_host, wait_for
 from support.wire import ONE, Reply, infer_both, infer_grpc, infer_rest, request, rpc
 
@@ -133,14 +139,6 @@ def test_an_interrupt_waits_for_no_drain(
     assert "unloads\n" == (gates / "unloaded").read_text()
 
 
-def outcome(ask: Callable[..., Reply], server: Server, document: object) -> object:
-    """The status that the gated model's reply has, or that there was none."""
-    try:
-        return ask(server, "gated", document).status
-    except httpx.TransportError:
-        return "cut off"
-
-
 def test_a_second_signal_ends_the_drain_delay(start: Serve) -> None:
     """Who asks twice does not wait for the delay."""
     server = start(drain_delay_s=LONG)
@@ -150,34 +148,129 @@ def test_a_second_signal_ends_the_drain_delay(start: Serve) -> None:
     assert server.process.wait(timeout=15) == 0
 
 
-def test_a_second_signal_cuts_off_requests_in_flight(
-    start: Serve, gates: Path, background: Callable[..., Future[object]]
-) -> None:
-    """Who asks twice does not wait for a handler that does not end."""
-    server = start(f"--grace_period_s={LONG}")
-    asked = [
-        background(outcome, ask, server, held("never"))
-        for ask in (infer_rest, infer_grpc)
-    ]
-    wait_until_held(gates, "never")
-    server.process.send_signal(signal.SIGTERM)
-    wait_until_closed(server)
-    server.process.send_signal(signal.SIGTERM)
-    server.process.wait(timeout=15)
-    assert all(reply.result() not in (200, "OK") for reply in asked)
+# -- under load ---------------------------------------------------------------
+
+PROTOCOLS = ("rest", "v1", "grpc")
+DELAY_S = 2.0
+STOPPED = "the server stopped before it could answer"
 
 
-def test_the_grace_period_has_an_end(
-    start: Serve, gates: Path, background: Callable[..., Future[Reply]]
+async def ask_on(
+    server: Server, protocol: str, prefix: str
+) -> tuple[list[Outcome], float]:
+    """One request after the other, up to the first that is refused, and when it was."""
+    outcomes: list[Outcome] = []
+    async with Clients(server) as clients:
+        while not outcomes or outcomes[-1].answered:
+            sent = clients.send(protocol, "busy", f"{prefix}-{len(outcomes)}")
+            outcomes += await asyncio.gather(*sent)
+    return outcomes, time.monotonic()
+
+
+async def test_a_stop_under_load_loses_nothing(serve: Serve, gates: Path) -> None:
+    """Not ready first, then no new work, and what was accepted is answered.
+
+    Clients go on until they are refused, which is not before the end of the drain
+    delay: by REST with a connection that is closed without an answer, by gRPC with
+    UNAVAILABLE. What waits at that time is answered, however long that takes.
+    """
+    server = serve(
+        "--handlers=busy=load:Held,slow=load:Held,loop=load:HeldAsync",
+        "--models.busy.max_concurrency=2",
+        drain_delay_s=DELAY_S,
+        env={"LOAD_DIR": str(gates)},
+    ).wait_until_ready()
+    busy, slow, loop = (Gate(gates, model) for model in ("busy", "slow", "loop"))
+    slow.shut()
+    loop.shut()
+    async with Clients(server) as clients:
+        held = [
+            request
+            for model in ("slow", "loop")
+            for protocol in PROTOCOLS
+            for request in clients.send(protocol, model, *numbered(protocol, 4))
+        ]
+        asking = [
+            asyncio.create_task(ask_on(server, protocol, f"{protocol}-{n}"))
+            for protocol in PROTOCOLS
+            for n in range(2)
+        ]
+        await until(lambda: slow.ran and len(loop.ran) == 12, "the calls")
+        await until(lambda: len(busy.ran) > 60, "answers")
+        stopped = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        await until(lambda: server.get(READY).status_code == 503, "not ready")
+        answered = len(busy.ran)
+        await until(lambda: len(busy.ran) > answered, "answers that are not ready")
+        results = await asyncio.gather(*asking)
+        wait_until_closed(server)
+        assert [] == done(held)
+        slow.open()
+        loop.open()
+        assert all(outcome.answered for outcome in await asyncio.gather(*held))
+    assert server.wait() == 0
+    outcomes = [outcome for outcomes, _ in results for outcome in outcomes]
+    accepted = [outcome.name for outcome in outcomes if outcome.answered]
+    refused = {
+        (outcomes[-1].name.partition("-")[0], outcomes[-1].status)
+        for outcomes, _ in results
+    }
+    assert {("rest", CLOSED), ("v1", CLOSED), ("grpc", "UNAVAILABLE")} == refused
+    assert all(ended - stopped >= DELAY_S for _, ended in results)
+    assert sorted(accepted) == sorted(busy.ran)
+    names = [name for protocol in PROTOCOLS for name in numbered(protocol, 4)]
+    assert sorted(names) == sorted(slow.ran) == sorted(loop.ran)
+    assert "cut off" not in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("how", ["second signal", "grace period"])
+async def test_what_is_cut_off_is_told_and_counted(
+    serve: Serve, gates: Path, how: str
 ) -> None:
-    """A handler that does not end keeps no server alive, and its client is told so."""
-    server = start("--grace_period_s=1")
-    asked = background(infer_rest, server, "gated", held("never"))
-    wait_until_held(gates, "never")
-    server.process.send_signal(signal.SIGTERM)
+    """Every client is told that the server stopped, and the log has their number.
+
+    Requests that run and that wait, in a thread, on a loop and for a batch.
+    """
+    models = {"thread": "load:Held", "loop": "load:HeldAsync", "batch": "load:Held"}
+    running = {"thread": 1, "loop": 1, "batch": 4}
+    server = serve(
+        "--handlers=" + ",".join(f"{m}={handler}" for m, handler in models.items()),
+        "--models.loop.max_concurrency=1",
+        "--models.batch.max_batch_size=4",
+        *(f"--models.{model}.max_queue={9 - n}" for model, n in running.items()),
+        f"--grace_period_s={1 if how == 'grace period' else LONG}",
+        env={"LOAD_DIR": str(gates)},
+    ).wait_until_ready()
+    for model in models:
+        Gate(gates, model).shut()
+    async with Clients(server) as clients:
+        sent = []
+        for model in models:
+            fill = [
+                *clients.send("rest", model, *numbered(f"{model}-rest", 3)),
+                *clients.send("v1", model, *numbered(f"{model}-v1", 3)),
+                *clients.send("grpc", model, *numbered(f"{model}-grpc", 4)),
+            ]
+            # of ten, one is refused: then the other nine are where they have to be
+            await asyncio.wait(fill, return_when=asyncio.FIRST_COMPLETED)
+            sent += [request for request in fill if not request.done()]
+        assert 9 * len(models) == len(sent)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until_closed(server)
+        if how == "second signal":
+            assert [] == done(sent)
+            server.process.send_signal(signal.SIGTERM)
+        outcomes = await asyncio.gather(*sent)
     assert server.process.wait(timeout=15) == 0
-    text = "the server stopped before it could answer"
-    assert (503, text) == (asked.result().status, asked.result().error)
+    assert server.wait() == 0
+    assert {503, "UNAVAILABLE"} == {outcome.status for outcome in outcomes}
+    assert [] == [outcome for outcome in outcomes if STOPPED not in outcome.text]
+    assert f"cut off: {len(outcomes)} requests in flight" in server.log
+    assert "Traceback" not in server.log
+
+
+# -- before there is anything to answer ---------------------------------------
 
 
 def test_a_load_that_does_not_end_does_not_keep_the_server(

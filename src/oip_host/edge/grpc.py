@@ -175,12 +175,12 @@ def _handler(method: Callable[[Any, Any], Awaitable[Any]], request: Any = None) 
             answer = await method(grpc_codec.parse_message(data, request), context)
             return answer.SerializeToString()
         except OIPError as error:
-            code = getattr(grpc.StatusCode, error.grpc_status)
-            await context.abort(code, told(error))
+            context.set_code(getattr(grpc.StatusCode, error.grpc_status))
+            context.set_details(told(error))
         except Exception:
             log.exception("%s failed", method.__name__)
-            await context.abort(
-                grpc.StatusCode.INTERNAL, "the server failed; its log has the reason"
-            )
+            context.set_code(grpc.StatusCode.INTERNAL)
+            context.set_details("the server failed; its log has the reason")
+        return b""
 
     return grpc.unary_unary_rpc_method_handler(call)
