@@ -248,6 +248,8 @@ class ThreadLane(Lane):
 
     def __init__(self, name: str, max_concurrency: int, max_queue: int) -> None:
         super().__init__(name, max_concurrency, max_queue)
+        self._threads: threads.Threads
+        self._threads_of: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         # what follows is read and written under the lock
         self._running = 0
@@ -265,7 +267,9 @@ class ThreadLane(Lane):
                 self._waiting.append(job)
                 return
             self._running += 1
-        threads.shared().start(job)
+        if self._threads_of is not self._loop:
+            self._threads, self._threads_of = threads.shared(), self._loop
+        self._threads.start(job)
 
     def work(self, job: Job) -> Job | None:
         """Run a call in this thread; returns the one that may run next."""
