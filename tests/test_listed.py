@@ -37,7 +37,7 @@ def test_numpy_makes_the_same_of_it(dtype: str, wanted: Any) -> None:
 
 def test_numpy_checks_the_range_as_with_a_plain_list() -> None:
     """A number that does not fit is refused, or warned of by an older numpy."""
-    for elements in (made("i8", 1000), made("i8", 1000) + []):
+    for elements in (made("i8", 1000), [*made("i8", 1000)]):
         with pytest.raises((OverflowError, DeprecationWarning)):
             np.asarray(elements, dtype=np.uint8)
 
