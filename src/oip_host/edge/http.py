@@ -113,13 +113,16 @@ class Http(HttpToolsProtocol):
         if not self.limits.kserve_access_log_format and self.parser.should_keep_alive():
             cast("dict[str, Any]", self.scope)[RESPOND] = self.respond
         super().on_headers_complete()
-        self.cycle.__class__ = _Cycle
-        cast("_Cycle", self.cycle).expect(self.limits.oip_max_body_bytes)
+        if any(len(v) > 5 for n, v in self.headers if n == b"content-length"):
+            self.cycle.__class__ = _Cycle  # a hundred thousand bytes or more
+            cast("_Cycle", self.cycle).expect(self.limits.oip_max_body_bytes)
 
     def on_body(self, body: bytes) -> None:
         self._unbodied = 0
-        if not self.cycle.response_complete:
-            cast("_Cycle", self.cycle).take(body)
+        if not isinstance(self.cycle, _Cycle):
+            super().on_body(body)
+        elif not self.cycle.response_complete:
+            self.cycle.take(body)
 
     def on_message_complete(self) -> None:
         self._unbodied = 0
@@ -307,7 +310,7 @@ class Http(HttpToolsProtocol):
 
 
 class _Cycle(RequestResponseCycle):
-    """A request of uvicorn's whose body is given out at once, and copied only once.
+    """A request with a large body, which is given out at once, and copied only once.
 
     Every application behind this server wants all of a body, and it is bounded.
     """
