@@ -38,19 +38,30 @@ BLOCKS = 0.5
 
 There are some: a list that has had to grow once keeps its size.
 """
-SPARE_THREADS = 2
-"""Threads that gRPC may add to its own pool as it needs them."""
+GARBAGE = 20
+"""Objects that a request may leave for the collector; gRPC's own library leaves five.
+
+An error that keeps its frames leaves some sixty, and all that the request had.
+"""
+SPARE = 8
+"""Threads and descriptors more than before: gRPC adds to its own as it needs them.
+
+One for each client that left, or for each connection, would be hundreds.
+"""
 
 
 class Case(NamedTuple):
-    """A request, its status, and what has to be in the answer."""
+    """A request, its status, and what has to be in the answer; gRPC has no path."""
 
-    protocol: str
-    model: str
+    path: str
     body: bytes
     status: int | str
     proof: bytes
     headers: dict[str, str] = {}  # noqa: RUF012  # nobody writes to it
+
+
+def infer(model: str) -> str:
+    return f"/v2/models/{model}/infer"
 
 
 def tensor(count: int, datatype: str) -> str:
@@ -61,7 +72,7 @@ def as_json(count: int, model: str = "echo") -> Case:
     """So many numbers, of ten bytes each."""
     data = ",".join(f"{n}.25" for n in range(100_000, 100_000 + count))
     body = f'{{"inputs":[{{{tensor(count, "FP64")},"data":[{data}]}}]}}'
-    return Case("rest", model, body.encode(), 200, data.encode())
+    return Case(infer(model), body.encode(), 200, data.encode())
 
 
 def as_binary(size: int) -> Case:
@@ -70,42 +81,59 @@ def as_binary(size: int) -> Case:
     x = f'{tensor(size // 4, "FP32")},"parameters":{{"binary_data_size":{size}}}'
     head = f'{{"inputs":[{{{x}}}],"parameters":{{"binary_data_output":true}}}}'
     headers = {"inference-header-content-length": str(len(head))}
-    return Case("rest", "echo", head.encode() + data, 200, data, headers)
+    return Case(infer("echo"), head.encode() + data, 200, data, headers)
 
 
-def as_message(size: int, raw: bool) -> Case:
+def as_instances(count: int) -> Case:
+    """So many rows by V1."""
+    data = ",".join("[1.0,2.0]" for _ in range(count))
+    body = f'{{"instances":[{data}]}}'.encode()
+    return Case("/v1/models/echo:predict", body, 200, data.encode())
+
+
+def as_message(size: int, raw: bool, model: str = "echo", shape: int = 0) -> Case:
     """So many bytes over gRPC, as they are or in the field of their datatype."""
     array = np.arange(size // 4, dtype="<f4")
-    wire = message("ModelInferRequest")(model_name="echo")
-    x = wire.inputs.add(name="x", datatype="FP32", shape=[size // 4, 1])
+    wire = message("ModelInferRequest")(model_name=model)
+    x = wire.inputs.add(name="x", datatype="FP32", shape=[shape or size // 4])
     if raw:
         wire.raw_input_contents.append(array.tobytes())
     else:
         x.contents.fp32_contents.extend(array.tolist())
-    return Case("grpc", "echo", wire.SerializeToString(), "OK", array.tobytes())
+    return Case("", wire.SerializeToString(), "OK", array.tobytes())
 
 
-ONE_JSON, ONE_MESSAGE = as_json(1), as_message(4, raw=False)
+def wrong(
+    status: int | str, proof: bytes, case: Case, old: bytes = b"", new: bytes = b""
+) -> Case:
+    """A request that is refused, where one part of its body is another."""
+    body = case.body.replace(old, new) if old else case.body
+    return case._replace(status=status, proof=proof, body=body)
+
+
+def raising(size: int) -> Case:
+    """A request of so many bytes that the handler does not like."""
+    x = '"name":"x","shape":[2],"datatype":"BYTES","data":["ValueError",'
+    body = f'{{"inputs":[{{{x}"{"x" * size}"]}}]}}'.encode()
+    return Case(infer("raises"), body, 400, b"the handler's own words")
+
+
 SMALL = [
     *(as_json(count) for count in (1, 10, 100)),
     *(as_json(count, "batched") for count in (1, 2, 3)),
     as_json(1, "async"),
     as_json(10, "lists")._replace(proof=b"200000.5,200002.5"),
     *(as_binary(size) for size in (4, 1 << 10)),
+    as_instances(1),
     *(as_message(size, raw) for size in (4, 1 << 10) for raw in (True, False)),
-    ONE_JSON._replace(body=b"rubbish", status=400, proof=b"not valid JSON"),
-    ONE_JSON._replace(model="nobody", status=404, proof=b"is not on this server"),
-    ONE_JSON._replace(
-        body=ONE_JSON.body.replace(b"[1,1]", b"[2,1]"),
-        status=400,
-        proof=b"needs 2 elements",
-    ),
-    ONE_MESSAGE._replace(body=b"rubbish", status="INVALID_ARGUMENT", proof=b""),
-    ONE_MESSAGE._replace(
-        body=ONE_MESSAGE.body.replace(b"echo", b"none"),
-        status="NOT_FOUND",
-        proof=b"is not on this server",
-    ),
+    wrong(400, b"not valid JSON", as_json(1), b"}", b""),
+    wrong(404, b"is not on this server", as_json(1, "nobody")),
+    wrong(400, b"needs 2 elements", as_json(1), b"[1,1]", b"[2,1]"),
+    wrong(400, b"expected an object", as_instances(1), b"instances", b"rows"),
+    raising(1),
+    wrong("INVALID_ARGUMENT", b"", as_message(4, raw=True), b"\n\x04", b"\xff\xff"),
+    wrong("NOT_FOUND", b"is not on", as_message(4, raw=False, model="nobody")),
+    wrong("INVALID_ARGUMENT", b"needs 9", as_message(4, raw=False, shape=9)),
 ]
 LARGE = [
     *(as_json(count) for count in (5_000, 100_000)),
@@ -113,9 +141,17 @@ LARGE = [
     as_json(5_000, "async"),
     as_json(1_000, "lists")._replace(proof=b"200000.5,200002.5"),
     *(as_binary(size) for size in (1 << 16, 1 << 20, 4 << 20)),
+    as_instances(5_000),
     *(as_message(size, raw=True) for size in (1 << 16, 1 << 20, 4 << 20)),
     *(as_message(size, raw=False) for size in (1 << 16, 1 << 20)),
+    wrong(400, b"not valid JSON", as_json(100_000), b"}", b""),
+    wrong(400, b"needs 9 elements", as_json(100_000), b"[100000,1]", b"[9,1]"),
+    wrong(400, b"needs 1048575", as_binary(4 << 20), b"[1048576,", b"[1048575,"),
+    wrong(400, b"expected an object", as_instances(5_000), b"instances", b"rows"),
+    raising(1 << 20),
+    wrong("INVALID_ARGUMENT", b"needs 9", as_message(4 << 20, raw=True, shape=9)),
 ]
+"""What is large and refused is among them: a request that fails has to go as well."""
 
 
 class Client:
@@ -149,13 +185,15 @@ class Client:
 
     async def ask(self, case: Case) -> None:
         """Send a request; its answer has to be its own."""
-        ask = self._rest if case.protocol == "rest" else self._grpc
+        ask = self._rest if case.path else self._grpc
         status, answer = await ask(case)
         assert (case.status, True) == (status, case.proof in answer), answer[:200]
 
     async def _rest(self, case: Case) -> tuple[int | str, bytes]:
         answer = await self._http.post(
-            f"/v2/models/{case.model}/infer", content=case.body, headers=case.headers
+            case.path,
+            content=case.body,
+            headers={"content-type": "application/json", **case.headers},
         )
         return answer.status_code, answer.content
 
@@ -192,6 +230,25 @@ async def clients_of(server: Server) -> AsyncIterator[list[Client]]:
         ]
 
 
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """A server with a model for each way in which one runs, and one that counts."""
+    return serve(
+        "--handlers=echo=fakes:Echo,lists=fakes:Lists,batched=fakes:Echo,"
+        "async=fakes:Async,raises=fakes:Raises,census=load:Census",
+        "--models.batched.max_batch_size=4",
+        "--models.async.max_concurrency=4",
+        "--max_asyncio_workers=2",
+    ).wait_until_ready()
+
+
+def counted(server: Server) -> tuple[int, int]:
+    """Blocks of memory in the server, and objects that had waited for the collector."""
+    answer = server.post("/v2/models/census/infer", json=ONE).json()
+    blocks, garbage = answer["outputs"][0]["data"]
+    return blocks, garbage
+
+
 class Census(NamedTuple):
     """What a server without clients has."""
 
@@ -210,40 +267,51 @@ async def census(server: Server) -> Census:
         return len(seen) > 50 and len(set(seen[-50:])) == 1
 
     await until(at_rest, "rest")
-    answer = server.post("/v2/models/census/infer", json=ONE).json()
-    (blocks,) = answer["outputs"][0]["data"]
-    return Census(*seen[-1], blocks)
+    return Census(*seen[-1], counted(server)[0])
+
+
+async def test_a_request_leaves_nothing_for_the_collector(server: Server) -> None:
+    """What a request had is free with its end, also where it was refused.
+
+    The host has the collector come seldom (`memory.settle`), and an error that is part
+    of a cycle would keep the tensors of its request until then.
+    """
+    times, left = 5, {}
+    async with clients_of(server) as (client, *_):
+        for n, case in enumerate(SMALL + LARGE):
+            await client.ask(case)
+            counted(server)
+            for _ in range(times):
+                await client.ask(case)
+            _, garbage = counted(server)
+            if garbage > GARBAGE * times:
+                left[n, case.body[:60], case.status] = garbage / times
+    assert {} == left
 
 
 @pytest.mark.timeout(SOAK_S + 100)
 @pytest.mark.parametrize(
     ("cases", "bound"),
     [
-        pytest.param(SMALL + LARGE, 32 * MIB, id="mixed"),
-        pytest.param(SMALL, 4 * MIB, id="small"),
+        pytest.param(SMALL + LARGE, 96 * MIB, id="mixed"),
+        pytest.param(SMALL, 8 * MIB, id="small"),
     ],
 )
 async def test_a_long_run_leaves_nothing_behind(
-    serve: Callable[..., Server], cases: list[Case], bound: int
+    server: Server, cases: list[Case], bound: int
 ) -> None:
     """Requests of mixed sizes, errors and clients that leave take no memory for good.
 
     Every request is answered as it has to be, or its client left. The resident memory
     is compared between the two halves of the time after a warm-up, by their medians.
-    The bounds are above what the allocator's own doings make up, and far below what a
-    leak does: the mixed requests carry more than 32 MiB in a fraction of a second, and
-    of the small ones a leak of a kilobyte each shows. The warm-up has all clients ask
-    for the same at once, the largest first, since the host keeps what it freed for the
-    next tensors. Python's own count of memory blocks, and the numbers of threads and
-    file descriptors, are those of before.
+    The warm-up has all clients ask for the same at once, the largest first, since the
+    host keeps what it freed for the next tensors. What still comes later is the
+    allocator's doing, up to some 40 MiB as measured; the bound is twice that, and a
+    fraction of the gigabytes that the mixed requests carry. It does not grow with the
+    time, and of the small requests a leak of some kilobytes each shows soon.
+    Python's own count of memory blocks, and the numbers of threads and of file
+    descriptors, are those of before.
     """
-    server = serve(
-        "--handlers=echo=fakes:Echo,lists=fakes:Lists,batched=fakes:Echo,"
-        "async=fakes:Async,census=load:Census",
-        "--models.batched.max_batch_size=4",
-        "--models.async.max_concurrency=4",
-        "--max_asyncio_workers=2",
-    ).wait_until_ready()
     process = psutil.Process(server.process.pid)
     began = time.monotonic()
     async with clients_of(server) as clients:
@@ -260,18 +328,14 @@ async def test_a_long_run_leaves_nothing_behind(
             await asyncio.sleep(0.02)
         counts = sum(await running, Counter[str]())
     after = await census(server)
-    assert {"answered", "refused", "left"} == set(counts)
     half = len(memory) // 2
-    assert median(memory[half:]) - median(memory[:half]) < bound
-    assert after.blocks - before.blocks < BLOCKS * counts.total()
-    assert after.fds <= before.fds
-    assert after.threads <= before.threads + SPARE_THREADS
-    print(
-        counts,
-        before,
-        after,
-        [m >> 20 for m in memory[::20]],
-        (median(memory[half:]) - median(memory[:half])) / MIB,
-    )
+    grown = median(memory[half:]) - median(memory[:half])
+    told = f"{dict(counts)}, {before}, {after}, {grown / MIB:.1f} MiB more"
+    print(told)
+    assert {"answered", "refused", "left"} == set(counts)
+    assert grown < bound, told
+    assert after.blocks - before.blocks < BLOCKS * counts.total(), told
+    assert after.fds <= before.fds + SPARE, told
+    assert after.threads <= before.threads + SPARE, told
     assert server.stop() == 0
     assert "Traceback" not in server.log

@@ -417,9 +417,15 @@ class AissembleOIPKServe(KServeFace):
         except Exception as error:
             failure = translate(error, self.name)
             outcome = type(failure).__name__
-            raise failure from None
+            # its frames have the job, and the job has it
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            try:
+                raise failure from None
+            finally:
+                del failure  # so has this frame: it would wait for the collector
         finally:
             self._count(protocol, outcome, job, args[0], result)
+            del job
 
     def _count(
         self, protocol: str, outcome: str, job: Job | None, request: Any, result: Any

@@ -122,7 +122,10 @@ class HeldAsync(Held):
 
 
 class Census(Held):
-    """Answers how many blocks of memory Python has allocated in the server."""
+    """Answers what the server has: blocks of memory, and garbage that it had.
+
+    The one is Python's own count after a collection, the other what that has found.
+    """
 
     def infer(
         self,
@@ -130,9 +133,9 @@ class Census(Held):
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
-        gc.collect()
-        blocks = np.array([sys.getallocatedblocks()], np.int64)
-        output = ResponseOutput.from_numpy("blocks", blocks)
+        garbage = gc.collect()
+        counts = np.array([sys.getallocatedblocks(), garbage], np.int64)
+        output = ResponseOutput.from_numpy("counts", counts)
         return InferenceResponse(model_name=model_name, outputs=[output])
 
 
