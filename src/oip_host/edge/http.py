@@ -39,6 +39,8 @@ LINGER_S = 2.0
 """Seconds for which a refused client may go on sending, so that it gets its answer."""
 _JOINED = 1 << 16
 """Bytes of a body below which it is copied behind its head, to be written with it."""
+LAST_S = 0.1
+"""Seconds in which open connections may still bring a request as the server ends."""
 TELL_EVERY_S = 10.0
 """Seconds between two lines of the log on what was refused."""
 
@@ -59,6 +61,8 @@ class Http(HttpToolsProtocol):
     limits: ClassVar[Settings]
     refused: ClassVar[Counter[str]]
     """How often each refusal was given since the log told of it."""
+    ending: ClassVar[bool] = False
+    """Whether each connection ends with its next response."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -113,6 +117,8 @@ class Http(HttpToolsProtocol):
         if not self.limits.kserve_access_log_format and self.parser.should_keep_alive():
             cast("dict[str, Any]", self.scope)[RESPOND] = self.respond
         super().on_headers_complete()
+        if self.ending:
+            self.cycle.keep_alive = False
         if any(len(v) > 5 for n, v in self.headers if n == b"content-length"):
             self.cycle.__class__ = _Cycle  # a hundred thousand bytes or more
             cast("_Cycle", self.cycle).expect(self.limits.oip_max_body_bytes)
@@ -372,6 +378,7 @@ class HttpServer(uvicorn.Server):
         http = cast("type[Http]", config.http)
         limits = http.limits
         shortest = min(limits.oip_header_timeout_s, limits.oip_body_timeout_s)
+        self._http = http
         self._refused = http.refused
         self._told = -TELL_EVERY_S
         self._every_s = min(max(shortest / 4, 0.01), 0.5)
@@ -392,6 +399,12 @@ class HttpServer(uvicorn.Server):
         await self._listening.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but what is on its way on an open connection is answered."""
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        self._http.ending = True
+        if not self.force_exit:
+            await asyncio.sleep(LAST_S)
         await super().shutdown(sockets)
         if self._timer is not None:
             self._timer.cancel()
