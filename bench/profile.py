@@ -29,6 +29,8 @@ PAGE = ROOT / "docs" / "performance.md"
 PATHS = {"rest-small": 16, "rest-large": 4, "grpc-small": 16}
 """The workloads that are looked at, and their clients."""
 RATE = 400
+LEAST = 0.005
+"""The share below which a part is not told of."""
 BEGIN, END = "<!-- profile: begin -->", "<!-- profile: end -->"
 
 PARTS = {
@@ -43,8 +45,9 @@ PARTS = {
     "totals and log line": ("oip_host/statistics", "oip_host/observers"),
     "checks of request and answer, messages": ("oip_host/", "pydantic/"),
     "uvicorn": ("uvicorn/",),
-    "grpc.aio": ("grpc/",),
-    "event loop: sockets read, callbacks": ("asyncio/", "uvloop/"),
+    "event loop: sockets read, callbacks; gRPC's core": (
+        "asyncio/", "uvloop/", "grpc/",
+    ),
 }  # fmt: skip
 """Each part, by what the function or the file of its frames contains; first found."""
 
@@ -131,7 +134,7 @@ def table(shares: dict[str, dict[str, float]]) -> str:
     lines = [["part", *(f"`{name}`" for name in shares)], ["---"] * (1 + len(shares))]
     for part in (*PARTS, "other"):
         found = [path.get(part, 0.0) for path in shares.values()]
-        if any(found):
+        if max(found) >= LEAST:
             lines.append([part, *(f"{share:.0%}" for share in found)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
