@@ -6,7 +6,10 @@ VENV ?= .venv
 UV_VERSION := 0.13.9
 OLDEST_KSERVE := 0.15.2
 BIN := $(VENV)/bin
-PLUGINS := $(wildcard plugins/*)
+# plugins that bring gigabytes with them are for `make test-all` only
+HEAVY := plugins/oip-handler-alexnet
+PLUGINS := $(filter-out $(HEAVY),$(wildcard plugins/*))
+TORCH := 2.13.0
 SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 # Without byte code every start compiles all of kserve anew.
@@ -16,7 +19,7 @@ export UV_SYSTEM_CERTS := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test lint test-oldest constraints proto docs clean bench bench-profile bench-start
+.PHONY: serve test test-all lint test-oldest constraints proto docs clean bench bench-profile bench-start
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -25,6 +28,12 @@ serve: $(VENV)/.serve
 ## test: install what is needed and run the whole suite
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q $(ARGS)
+
+## test-all: the suite, what takes too long for it, and the plugins with PyTorch
+test-all: test $(VENV)/.all
+	for plugin in $(HEAVY); do $(BIN)/mypy $$plugin/src $$plugin/tests || exit 1; done
+	$(BIN)/python -m pytest -q $(HEAVY) $(ARGS)
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 ## lint: ruff and mypy
 lint: $(VENV)/.test
@@ -51,6 +60,13 @@ $(VENV)/.test: $(BIN)/uv $(SOURCES)
 	$(INSTALL) -e '.[test]' $(PLUGINS:%=-e ./%)
 	$(BIN)/python -m compileall -q src plugins
 	touch $@ $(VENV)/.serve
+
+# pip, which finds a build for this machine where uv takes the largest
+$(VENV)/.all: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet torch==$(TORCH)
+	$(INSTALL) $(HEAVY:%=-e ./%)
+	$(BIN)/python -m compileall -q $(HEAVY)
+	touch $@
 
 $(VENV)/.oldest: $(BIN)/uv $(SOURCES)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python kserve==$(OLDEST_KSERVE) \

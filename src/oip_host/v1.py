@@ -1,25 +1,35 @@
-"""KServe's V1 protocol for handlers: instances to one input, outputs to predictions."""
+"""KServe's V1 protocol for handlers: instances to inputs, outputs to predictions.
+
+An instance is a row of the model's one input, or an object with a row of each input by
+name, as TensorFlow Serving has it (its "row format"). So is `{"b64": "<base64>"}`, the
+bytes of an element of BYTES.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 
-from oip_host.datatypes import Datatype, from_list
+from oip_host.datatypes import Datatype, flattened, from_list
 from oip_host.errors import InvalidRequest, NotSupported
 from oip_host.tensors import TensorData
 from oip_host.types import (
     InferenceRequest,
     InferenceResponse,
+    MetadataTensor,
     ModelMetadataResponse,
     RequestInput,
     ResponseOutput,
 )
 
 __all__ = ["body", "request", "response"]
+
+_ENCODED = {"b64"}
+"""The keys of an object that stands for bytes."""
 
 
 def body(content: Any, headers: Mapping[str, str]) -> Any:
@@ -41,33 +51,96 @@ def _document(content: bytes) -> Any:
 
 
 def request(content: Any, metadata: ModelMetadataResponse) -> InferenceRequest:
-    """The V2 request for `{"instances": [...]}`, one instance a row of the input.
+    """The V2 request for `{"instances": [...]}`, one instance a row of the inputs.
 
-    Raises InvalidRequest, and NotSupported for a model that has not just one input.
+    Raises InvalidRequest, and NotSupported for a model that has no input.
     """
-    if len(metadata.inputs) != 1:
+    if not metadata.inputs:
         raise NotSupported(
-            f"V1 needs a model with one input, '{metadata.name}' has "
-            f"{len(metadata.inputs)}; ask POST /v2/models/{metadata.name}/infer"
+            f"V1 needs a model with an input, '{metadata.name}' has none; "
+            f"ask POST /v2/models/{metadata.name}/infer"
         )
     if isinstance(content, bytes):  # KServe leaves it so for some Content-Types
         content = _document(content)
     instances = content.get("instances") if isinstance(content, dict) else None
     if not isinstance(instances, list):
         raise InvalidRequest("instances: expected an object with an array of them")
-    tensor = metadata.inputs[0]
+    columns = _columns(instances, [tensor.name for tensor in metadata.inputs])
+    inputs = []
+    for tensor, values in zip(metadata.inputs, columns, strict=True):
+        try:
+            inputs.append(_input(tensor, values))
+        except (TypeError, ValueError) as error:
+            named = f" '{tensor.name}':" if len(columns) > 1 else ""
+            raise InvalidRequest(f"instances:{named} {error}") from None
+    return InferenceRequest(inputs=inputs, outputs=[])
+
+
+def _columns(instances: list[Any], names: Sequence[str]) -> list[list[Any]]:
+    """The rows of each input, in the order of the names."""
+    if len(names) == 1 and not (instances and _is_row(instances[0])):
+        return [instances]
+    expected = set(names)
+    for i, instance in enumerate(instances):
+        if not isinstance(instance, dict) or instance.keys() != expected:
+            raise InvalidRequest(f"instances: element {i} {_misnamed(instance, names)}")
+    return [[instance[name] for instance in instances] for name in names]
+
+
+def _is_row(instance: Any) -> bool:
+    """Whether it has inputs by name, and is not itself the bytes of an element."""
+    return isinstance(instance, dict) and instance.keys() != _ENCODED
+
+
+def _misnamed(instance: Any, names: Sequence[str]) -> str:
+    expected = f"expected an object with {_listed(names)}"
+    if not isinstance(instance, dict):
+        return f"is no object, {expected}"
+    missing = [name for name in names if name not in instance]
+    unknown = [name for name in instance if name not in names]
+    faults = {"has no": missing, "has the unknown": unknown}
+    said = [f"{fault} {_listed(found)}" for fault, found in faults.items() if found]
+    return f"{' and '.join(said)}, {expected}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for an error text: the first five, and how many more there are."""
+    shown = ", ".join(f"'{name[:40]}'" for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _input(tensor: MetadataTensor, values: list[Any]) -> RequestInput:
+    """The rows of one input; TypeError or ValueError where they do not fit."""
     datatype = Datatype(getattr(tensor.datatype, "value", tensor.datatype))
-    try:
-        array = from_list(instances, datatype)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"instances: {error}") from None
-    data = RequestInput(
+    if datatype is Datatype.BYTES:
+        elements, shape = flattened(values)
+        array = from_list(_decoded(elements), datatype).reshape(shape)
+    else:
+        array = from_list(values, datatype)
+    return RequestInput(
         name=tensor.name,
         shape=list(array.shape),
         datatype=datatype,
         data=TensorData(array),
     )
-    return InferenceRequest(inputs=[data], outputs=[])
+
+
+def _decoded(elements: list[Any]) -> list[Any]:
+    """The elements, with the bytes of each `{"b64": "<base64>"}` in its place.
+
+    Whitespace in it does not count. Raises ValueError where it is no base64.
+    """
+    decoded = list(elements)
+    for i, element in enumerate(elements):
+        if isinstance(element, dict) and element.keys() == _ENCODED:
+            text = element["b64"]
+            if not isinstance(text, str):
+                raise ValueError(f"element {i} has no text for 'b64', expected base64")
+            try:
+                decoded[i] = base64.b64decode("".join(text.split()), validate=True)
+            except ValueError as error:
+                raise ValueError(f"element {i} is no base64: {error}") from None
+    return decoded
 
 
 def response(_: InferenceRequest, answer: InferenceResponse) -> dict[str, Any]:

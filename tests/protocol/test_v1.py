@@ -28,6 +28,8 @@ def host() -> Iterator[Server]:
         "texts=v1_fakes:Texts",
         "integers=v1_fakes:Integers",
         "pair=v1_fakes:Pair",
+        "nothing=v1_fakes:Nothing",
+        "hexadecimal=v1_fakes:Hexadecimal",
         "outputs=v1_fakes:Outputs",
         "uneven=v1_fakes:Uneven",
         "undescribed=fakes:NoMetadata",
@@ -79,10 +81,19 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
             [{"total": 3.0, "word": "small"}, {"total": 34.0, "word": "big"}],
         ),
         ("uneven", [[1, 2]], {"rows": [[1.0, 2.0]], "count": [1, 0, 0]}),
+        ("echo", [{"x": [1, 2.5]}, {"x": [3, 4]}], [[1.0, 2.5], [3.0, 4.0]]),
+        (
+            "pair",
+            [{"x0": 1, "x1": "ü"}, {"x1": "b", "x0": 2.5}],
+            [{"x0": 1.0, "x1": "ü"}, {"x0": 2.5, "x1": "b"}],
+        ),
+        ("pair", [{"x0": [1], "x1": []}], [{"x0": [1.0], "x1": []}]),
+        ("pair", [], []),
     ],
     ids=[
         "rows", "one", "none", "3-D", "async", "bytes", "bytes 2-D", "int8",
         "kserve.Model", "kserve.Model text", "two outputs", "no rows in common",
+        "by name", "two inputs", "two inputs 2-D", "two inputs none",
     ],
 )  # fmt: skip
 def test_instances_become_predictions(
@@ -90,13 +101,34 @@ def test_instances_become_predictions(
 ) -> None:
     """Each instance is a row of the input, and each row of the output a prediction.
 
-    Several outputs are told apart by name, in each row, or as columns where they have
-    no rows in common.
+    Several inputs are told apart by name, in each instance. So are several outputs in
+    each row, or as columns where they have no rows in common.
     """
     answer = predict(host, model, {"instances": instances})
     expected = {"predictions": predictions}
     assert (200, expected) == (answer.status_code, answer.json())
     assert "application/json" == answer.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    ("instances", "told"),
+    [
+        pytest.param([{"b64": "/wAB"}], ["bytes ff0001"], id="element"),
+        pytest.param([{"b64": "/w=="}, {"b64": ""}], ["bytes ff", "bytes "], id="two"),
+        pytest.param([{"b64": "/w\nAB "}], ["bytes ff0001"], id="whitespace"),
+        pytest.param(["/wAB"], ["text /wAB"], id="text stays text"),
+        pytest.param(["a", {"b64": "/w=="}], ["text a", "bytes ff"], id="both"),
+        pytest.param(
+            [["a", {"b64": "/w=="}]], [["text a", "bytes ff"]], id="in a list"
+        ),
+        pytest.param([{"x0": {"b64": "/w=="}}], ["bytes ff"], id="by name"),
+        pytest.param([{"x0": [{"b64": "/w=="}]}], [["bytes ff"]], id="by name 2-D"),
+    ],
+)
+def test_base64_becomes_bytes(host: Server, instances: Any, told: Any) -> None:
+    """`{"b64": …}` is an element's bytes, wherever an element stands in BYTES."""
+    answer = predict(host, "hexadecimal", {"instances": instances})
+    assert (200, {"predictions": told}) == (answer.status_code, answer.json())
 
 
 @pytest.mark.parametrize("model", HANDLER_AND_KSERVE)
@@ -167,7 +199,31 @@ def test_a_kserve_model_explains(host: Server) -> None:
         ("echo", {"instances": ["text"]}, "instances: element 0 is the str 'text'"),
         ("echo", {"instances": [True]}, "instances: element 0 is the bool True"),
         ("echo", {"instances": [None]}, "instances: element 0"),
-        ("echo", {"instances": [{"x": 1}]}, "instances: element 0"),
+        ("echo", {"instances": [{"y": 1}]}, "element 0 has no 'x' and has the unknown"),
+        ("echo", {"instances": [{}]}, "element 0 has no 'x', expected an object with"),
+        ("echo", {"instances": [{"x": 1}, 2]}, "element 1 is no object, expected an"),
+        ("echo", {"instances": [1, {"x": 2}]}, "element 1 is an object, expected a"),
+        ("echo", {"instances": [{"x": {"x": 1}}]}, "element 0 is an object, expected"),
+        ("echo", {"instances": [{"b64": "AA=="}]}, "element 0 is an object, expected"),
+        ("pair", {"instances": [1]}, "element 0 is no object, expected an object with"),
+        ("pair", {"instances": [{"x0": 1}]}, "element 0 has no 'x1', expected an"),
+        (
+            "pair",
+            {"instances": [{"x0": 1, "x1": "a"}, {"x0": 1, "x1": "a", "z": 1}]},
+            "element 1 has the unknown 'z', expected an object with 'x0', 'x1'",
+        ),
+        ("pair", {"instances": [{"x0": "a", "x1": "a"}]}, "'x0': element 0 is the str"),
+        (
+            "pair",
+            {"instances": [{"x0": 1, "x1": "a"}, {"x0": 1, "x1": {"b64": "?"}}]},
+            "instances: 'x1': element 1 is no base64",
+        ),
+        ("texts", {"instances": ["a", {"b64": "A"}]}, "element 1 is no base64"),
+        ("texts", {"instances": [{"b64": "ü"}]}, "element 0 is no base64"),
+        ("texts", {"instances": [{"b64": "-_-_"}]}, "element 0 is no base64"),
+        ("texts", {"instances": [{"b64": None}]}, "element 0 has no text for 'b64'"),
+        ("texts", {"instances": [{"b64": "", "a": 1}]}, "has the unknown 'b64', 'a'"),
+        ("texts", {"instances": [["a"], [["b"]]]}, "not rectangular"),
         ("echo", {"instances": [[1], [2, 3]]}, "not rectangular"),
         ("echo", {"instances": [1e40]}, "beyond the range of FP32"),
         ("integers", {"instances": [128]}, "element 0 is the int 128, expected INT8"),
@@ -203,12 +259,13 @@ def test_a_body_that_is_no_json_is_the_clients_fault(
     assert text
 
 
-def test_a_handler_of_several_inputs_has_no_v1(host: Server) -> None:
+def test_a_handler_without_inputs_has_no_v1(host: Server) -> None:
     """Its answer names the path that serves it."""
     text = (
-        "V1 needs a model with one input, 'pair' has 2; ask POST /v2/models/pair/infer"
+        "V1 needs a model with an input, 'nothing' has none; "
+        "ask POST /v2/models/nothing/infer"
     )
-    assert (501, text) == refused(predict(host, "pair", {"instances": [1]}))
+    assert (501, text) == refused(predict(host, "nothing", {"instances": [1]}))
 
 
 def test_a_handler_without_metadata_has_no_v1(host: Server) -> None:

@@ -49,9 +49,36 @@ class Integers(Described):
 
 
 class Pair(Described):
-    """Two inputs, for which V1 has no words."""
+    """Two inputs, a number and a text."""
 
-    datatypes = (Datatype.FP32, Datatype.FP32)
+    datatypes = (Datatype.FP32, Datatype.BYTES)
+
+
+class Nothing(Described):
+    """No input, for which V1 has no words."""
+
+    datatypes = ()
+
+
+class Hexadecimal(Described):
+    """Tells what the elements of its input are: text, or bytes in hexadecimal."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        x = payload.inputs[0]
+        elements = x.data.elements(x.datatype)
+        told = [
+            f"text {e}" if isinstance(e, str) else f"bytes {e.hex()}"
+            for e in elements.ravel()
+        ]
+        output = ResponseOutput.from_numpy(
+            "told", np.array(told, object).reshape(x.shape)
+        )
+        return InferenceResponse(model_name=model_name, outputs=[output])
 
 
 class Outputs(Echo):

@@ -1,0 +1,104 @@
+"""An image from the bytes of its file to what AlexNet sees.
+
+The pixels are to the bit those of torchvision's `Resize(256)`, `CenterCrop(224)`,
+`ToTensor()` and `Normalize()` on a Pillow image in RGB.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+__all__ = ["FORMATS", "SIZE", "prepared"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What is read. Others of Pillow's start programs (EPS) or are hardly ever meant."""
+SIZE = 224
+"""Pixels of an edge of what the network sees."""
+_SHORT_EDGE = 256
+_BILINEAR = Image.Resampling.BILINEAR
+# mean and standard deviation of ImageNet's red, green and blue
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(3, 1, 1)
+_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1)
+
+Array = NDArray[Any]
+
+
+def prepared(data: bytes, max_pixels: int) -> Array:
+    """The image as FP32 [3, 224, 224]: red, green and blue, normalised.
+
+    Raises ValueError where the bytes are no image of `FORMATS`, are broken, or where
+    the image has more pixels than `max_pixels` before or after resizing.
+    """
+    image = _opened(data)
+    size = _resized(image.width, image.height)
+    for (width, height), when in ((image.size, ""), (size, " when it is resized")):
+        if width * height > max_pixels:
+            raise ValueError(
+                f"it has {width} x {height} pixels{when}, expected up to {max_pixels} "
+                "(max_pixels)"
+            )
+    return _normalised(_cropped(_rgb(_loaded(image)).resize(size, _BILINEAR)))
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The image with its head read, and none of its pixels."""
+    if not data:
+        raise ValueError("no bytes, expected the file of an image")
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError("it has more pixels than Pillow reads") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{len(data)} bytes that are none of {', '.join(FORMATS)}"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken head: each format has errors of its own
+        raise ValueError(f"a broken image ({error})") from error
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """The image with its pixels: the first frame of several."""
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # as for the head
+        raise ValueError(f"a broken {image.format} ({error})") from error
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB; what is transparent gets the colour that lies below."""
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off the most
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way
+    return image.convert("RGB")
+
+
+def _resized(width: int, height: int) -> tuple[int, int]:
+    """Width and height with 256 for the shorter edge; rounded as torchvision does."""
+    if width <= height:
+        return _SHORT_EDGE, int(_SHORT_EDGE * height / width)
+    return int(_SHORT_EDGE * width / height), _SHORT_EDGE
+
+
+def _cropped(image: Image.Image) -> Image.Image:
+    """The middle; `round` takes a half to the even pixel, as torchvision does."""
+    left, top = (round((edge - SIZE) / 2) for edge in image.size)
+    return image.crop((left, top, left + SIZE, top + SIZE))
+
+
+def _normalised(image: Image.Image) -> Array:
+    pixels: Array = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+    pixels /= 255
+    pixels -= _MEAN
+    pixels /= _DEVIATION
+    return pixels
