@@ -14,12 +14,13 @@ from support.process import run
 SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
     "errors", "datatypes", "listed", "tensors", "types", "handler", "dataplane",
-    "hookspecs", "selection", "sources", "settings", "options", "plugins", "threads",
-    "lanes", "kserve_api",
+    "hookspecs", "selection", "sources", "settings", "options", "place", "ports",
+    "changes", "workers", "plugins", "threads", "lanes", "kserve_api",
     "kserve_messages", "kserve_models", "kserve_face", "boundary",
     "batching", "statistics", "v1", "model", "registry", "repository", "metrics",
-    "observers", "memory", "planning",
-    "edge.state", "edge.documents", "edge.compression", "edge.checks",
+    "totals", "snapshots", "observers", "memory", "planning",
+    "edge.state", "edge.siblings", "edge.shared", "edge.documents", "edge.compression",
+    "edge.checks",
     "edge.grpc_messages", "edge.grpc_health", "edge.grpc_wire", "edge.large_json",
     "edge.rest_codec",
     "edge.grpc_codec", "edge.rest", "edge.http", "edge.grpc", "edge.server",

@@ -420,6 +420,7 @@ def test_misspelt_variable_is_a_warning(
         "KSERVE_HTTP_PORT",
         "KSERVE_LOGLEVEL",
         "KSERVE_TLS_CERT_FILE",
+        "OIP_WORKER",
         "OIP_MODELS__A__B",
         "OIP_HOST_SERVICE_HOST",
     ],

@@ -15,9 +15,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from oip_host import plugins, selection, settings
+from oip_host import plugins, selection, settings, workers
 from oip_host.errors import ConfigurationError
 from oip_host.hookspecs import HandlerEntry, hookimpl
+from oip_host.place import entered
 from oip_host.plugins import Choice
 from oip_host.sources import flag
 
@@ -68,13 +69,29 @@ def _options() -> str:
 
 def serve(context: typer.Context) -> None:
     """Load the selected models and serve them by REST and gRPC."""
+    place = entered()
+    if place is None:
+        _supervise(context.args)
     # imports make objects and no garbage: looking for it takes a tenth of the start
     gc.set_threshold(1_000_000, 20, 20)
     with _faults():
         from oip_host.host import Host
 
-        host = Host.configured(context.args, context.obj)
-        host.run(on_loaded=_announce)
+        host = Host.configured(context.args, context.obj, place)
+        host.run(on_loaded=_announce if place is None or place.is_first else None)
+
+
+def _supervise(arguments: Sequence[str]) -> None:
+    """Serve with several workers and exit, where the options ask for more than one.
+
+    Faults of the configuration are left to the process that finds all of them.
+    """
+    configuration, faults = settings.read(arguments)
+    if configuration.settings.kserve_workers == 1 or faults:
+        return
+    workers.configure_logging()
+    with _faults():
+        raise typer.Exit(workers.supervise(configuration.settings))
 
 
 def list_handlers(context: typer.Context, json: Json = False) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import pluggy
 import uvloop
 
-from oip_host import memory, metrics, plugins, selection
+from oip_host import memory, metrics, plugins, selection, workers
 from oip_host.edge.server import ModelServer
 from oip_host.errors import ConfigurationError
 from oip_host.kserve_api import server_arguments
 from oip_host.model import AissembleOIPKServe
 from oip_host.observers import Hooks, LatencyLog, configure_logging
+from oip_host.place import Place, entered
 from oip_host.planning import Planned, plan
 from oip_host.registry import Registry
 from oip_host.settings import Configuration, read
@@ -40,19 +41,27 @@ class Host:
         planned: Sequence[Planned],
         configuration: Configuration,
         kserve_args: Namespace,
+        place: Place | None = None,
     ) -> None:
         self.planned = tuple(planned)
         self.configuration = configuration
         self.registry = Registry([plan.model for plan in planned])
         metrics.watch(self.registry)
-        self.server = ModelServer(self.registry, configuration.settings, kserve_args)
+        self.place = place or entered()
+        """Where it is one of several workers."""
+        self.server = ModelServer(
+            self.registry, configuration.settings, kserve_args, self.place
+        )
         self._stop: asyncio.Future[signal.Signals] | None = None
         self._hurry = asyncio.Event()
         """Set by a second signal."""
 
     @classmethod
     def configured(
-        cls, arguments: Sequence[str], manager: pluggy.PluginManager | None = None
+        cls,
+        arguments: Sequence[str],
+        manager: pluggy.PluginManager | None = None,
+        place: Place | None = None,
     ) -> Host:
         """The host that arguments, environment, properties and plugins describe.
 
@@ -74,7 +83,7 @@ class Host:
             log.warning("%s", line)
         if faults:
             raise ConfigurationError(faults)
-        return cls(planned, configuration, kserve_args)
+        return cls(planned, configuration, kserve_args, place)
 
     @classmethod
     def of(
@@ -105,9 +114,15 @@ class Host:
             yield from planned.effective()
 
     def run(self, on_loaded: Callable[[Host], None] | None = None) -> None:
-        """Serve until a signal says to stop; `on_loaded` is called after the loads."""
-        if self.configuration.settings.kserve_workers > 1:
-            log.warning("kserve_workers: one process serves, whatever its number")
+        """Serve until a signal says to stop; `on_loaded` is called after the loads.
+
+        Where several workers are to serve, this process supervises them.
+        """
+        if self.place is None and self.configuration.settings.kserve_workers > 1:
+            code = workers.supervise(self.configuration.settings)
+            if code:
+                raise SystemExit(code)
+            return
         memory.keep_large_blocks(self.configuration.settings.oip_kept_memory_bytes)
         run: Any = uvloop.run
         if getattr(self.server, "event_loop", "auto") == "asyncio":
@@ -115,24 +130,40 @@ class Host:
         run(self._main(on_loaded))
 
     async def _main(self, on_loaded: Callable[[Host], None] | None) -> None:
-        await self.startup()
+        stop = self._catch_signals()
+        await self.server.state.start()
+        late = self.place is not None and self.place.replaces
+        if not late:
+            await self.startup()
         loading = asyncio.create_task(self.load())
         if on_loaded is not None:
             loading.add_done_callback(
                 lambda task: None if task.cancelled() else on_loaded(self)
             )
+        if late:  # the others serve meanwhile
+            either: set[asyncio.Future[Any]] = {loading, stop}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await self.startup()
         await self.serve()
         loading.cancel()
         await self.shutdown()
 
-    async def startup(self) -> None:
-        """Listen; raises ConfigurationError where a port is taken."""
+    def _catch_signals(self) -> asyncio.Future[signal.Signals]:
+        """Have signals tell the host to stop; the first one is the result."""
         loop = asyncio.get_running_loop()
         self._stop = loop.create_future()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             loop.add_signal_handler(number, partial(self._signalled, number))
+        return self._stop
+
+    async def startup(self) -> None:
+        """Listen; raises ConfigurationError where a port is taken."""
         await self.server.startup()
-        log.info("%s", self.server.addresses)
+        if self.place is None:
+            log.info("%s", self.server.addresses)
+        else:
+            log.info("worker %d of %d listens", self.place.index, self.place.count)
+            self.place.tell(self.server.addresses)
 
     def _signalled(self, number: signal.Signals) -> None:
         assert self._stop is not None
@@ -143,9 +174,18 @@ class Host:
             self._stop.set_result(number)
 
     async def load(self) -> None:
-        """Load the models that no program has loaded yet, all at once."""
-        fresh = [model for model in self.registry if model.load_s is None]
-        await asyncio.gather(*(model.load_handler() for model in fresh))
+        """Load the models that no program has loaded yet, all at once.
+
+        In a worker that starts later, without those that were unloaded by then.
+        """
+        unloaded = self.server.state.stays_unloaded
+        await asyncio.gather(
+            *(
+                model.unload_handler() if unloaded(model.name) else model.load_handler()
+                for model in self.registry
+                if model.load_s is None or unloaded(model.name)
+            )
+        )
         memory.settle()
 
     async def serve(self) -> None:
@@ -176,6 +216,7 @@ class Host:
         await self._within(max(left_s, 0.0), unloading)
         if not (await asyncio.wait([unloading], timeout=CUT_OFF_S))[0]:
             log.warning("cut off: models that do not unload in time")
+        await self.server.state.close()
         log.info("stopped")
 
     async def _within(

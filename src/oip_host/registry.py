@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from oip_host.errors import ModelNotFound, ModelNotReady
 from oip_host.model import AissembleOIPKServe
@@ -78,6 +79,15 @@ class Registry:
         if not name:
             return list(self)
         return [self.find(name, version)] if version else self.all_of(name)
+
+    def statistics(
+        self, name: str = "", version: str | None = None
+    ) -> list[dict[str, Any]]:
+        """A `$model_stat` of each of the `matching` models; raises ModelNotFound."""
+        models = self.matching(name, version)
+        return [
+            model.statistics.document(model.name, model.version) for model in models
+        ]
 
     async def unready(self) -> list[str]:
         """Why the server is not ready: a line for each model that has to be ready.

@@ -48,13 +48,8 @@ class Repository:
         with the reason of a failed load. Triton's parameters, which bring another
         configuration or file, are an InvalidRequest: a handler has its settings.
         """
-        self._check(name)
-        for parameter in parameters:
-            raise InvalidRequest(
-                f"parameters: found '{parameter[:100]}', expected none: "
-                "a model is loaded with the host's own configuration"
-            )
-        await self._complete(self._load(name))
+        self.check(name, parameters)
+        await self.complete(self._load(name))
 
     async def _load(self, name: str) -> None:
         async with self._locks[name]:
@@ -89,24 +84,32 @@ class Repository:
 
         Raises ModelNotFound and Forbidden.
         """
-        self._check(name)
-        await self._complete(self._unload(name))
+        self.check(name)
+        await self.complete(self._unload(name))
 
     async def _unload(self, name: str) -> None:
         async with self._locks[name]:
             versions = self._registry.all_of(name)
             await asyncio.gather(*(model.unload_handler() for model in versions))
 
-    def _check(self, name: str) -> None:
-        """Whether the option lets anybody change this model, and whether it exists."""
+    def check(self, name: str, parameters: Iterable[str] = ()) -> None:
+        """Whether the option lets anybody change this model, and whether it exists.
+
+        Raises what `load` and `unload` refuse with before they change anything.
+        """
         if self._control != "explicit":
             raise Forbidden(
                 f"model '{name}' cannot be loaded or unloaded: oip_model_control is "
                 f"'{self._control}', expected 'explicit'"
             )
         self._registry.find(name)
+        for parameter in parameters:
+            raise InvalidRequest(
+                f"parameters: found '{parameter[:100]}', expected none: "
+                "a model is loaded with the host's own configuration"
+            )
 
-    async def _complete(self, change: Coroutine[Any, Any, None]) -> None:
+    async def complete(self, change: Coroutine[Any, Any, None]) -> None:
         """Make a change to its end, also where the client who asked for it leaves."""
         task = asyncio.create_task(change)
         self._changes.add(task)

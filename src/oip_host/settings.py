@@ -27,9 +27,12 @@ from oip_host.sources import (
     nested,
 )
 
-__all__ = ["Configuration", "Settings", "read", "validated"]
+__all__ = ["WORKER", "Configuration", "Settings", "read", "validated"]
 
 M = TypeVar("M", bound=BaseModel)
+
+WORKER = "OIP_WORKER"
+"""The variable in which a worker process finds its place."""
 
 _KSERVES = (
     "KSERVE_LOGLEVEL",
@@ -51,7 +54,9 @@ class Settings(BaseModel):
     kserve_grpc_port: int = Field(
         8081, ge=0, le=65535, description="The gRPC port; 0 takes any free one"
     )
-    kserve_workers: int = Field(1, ge=1, description="Accepted; one process serves")
+    kserve_workers: int = Field(
+        1, ge=1, description="Processes that serve, all at the same two ports"
+    )
     kserve_max_threads: int = Field(
         4, ge=1, description="The max number of gRPC processing threads"
     )
@@ -218,8 +223,9 @@ def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     Not faults: Kubernetes itself sets such variables for a service named oip-host.
     """
     known = [name.upper() for name in Settings.model_fields]
+    others = (*known, *_KSERVES, WORKER)
     for name in environ:
-        if name.startswith(("OIP_", "KSERVE_")) and name not in (*known, *_KSERVES):
+        if name.startswith(("OIP_", "KSERVE_")) and name not in others:
             close = nearest(name, known)
             if close and not name.startswith("OIP_MODELS__"):
                 yield f"{name}: no such option{close}"

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from typing import Any
 
-__all__ = ["BOUNDS", "Statistics", "Timing"]
+__all__ = ["BOUNDS", "Statistics", "Timing", "together"]
 
 BOUNDS = (
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
@@ -119,3 +119,30 @@ class Statistics:
             ],
             "memory_usage": [],
         }
+
+
+def together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """One `$model_stat` of the inferences of two, of the same model version."""
+    batches: dict[int, dict[str, Any]] = {}
+    for batch in (*one["batch_stats"], *other["batch_stats"]):
+        size = batch["batch_size"]
+        known = batches.get(size)
+        parts = {name: part for name, part in batch.items() if name != "batch_size"}
+        summed = _added(known, parts) if known else parts
+        batches[size] = {"batch_size": size, **summed}
+    return {
+        **one,
+        "last_inference": max(one["last_inference"], other["last_inference"]),
+        "inference_count": one["inference_count"] + other["inference_count"],
+        "execution_count": one["execution_count"] + other["execution_count"],
+        "inference_stats": _added(one["inference_stats"], other["inference_stats"]),
+        "batch_stats": [batches[size] for size in sorted(batches)],
+    }
+
+
+def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The sums of two objects of durations, by the names of the second."""
+    return {
+        name: {key: one[name][key] + number for key, number in duration.items()}
+        for name, duration in other.items()
+    }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from oip_host.model import AissembleOIPKServe
 from oip_host.types import ModelMetadataResponse
 
-__all__ = ["config", "metadata", "statistics"]
+__all__ = ["config", "metadata"]
 
 
 def metadata(
@@ -62,8 +61,3 @@ def _config_tensor(tensor: Any) -> dict[str, Any]:
         "data_type": f"TYPE_{kind}",
         "dims": list(tensor.shape),
     }
-
-
-def statistics(models: Iterable[AissembleOIPKServe]) -> dict[str, Any]:
-    """The statistics of model versions (`extension_statistics.md`)."""
-    return {"model_stats": [m.statistics.document(m.name, m.version) for m in models]}

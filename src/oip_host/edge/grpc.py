@@ -46,17 +46,24 @@ What arrives as they end is CANCELLED, as if its own client had left.
 
 
 class GrpcEdge:
-    """Answers the RPCs; `bind`, `start`, `stop` are its life."""
+    """Answers the RPCs; `bind`, `start`, `stop` are its life.
+
+    With `shared` several processes may have its port.
+    """
 
     def __init__(
-        self, state: ServerState, max_threads: int, options: dict[str, int]
+        self,
+        state: ServerState,
+        max_threads: int,
+        options: dict[str, int],
+        shared: bool = False,
     ) -> None:
         self._state = state
         self._registry = state.registry
         self._server = grpc.aio.server(
             ThreadPoolExecutor(max_threads, thread_name_prefix="grpc"),
-            # a port that is taken is an error, not a silent second server
-            options=[("grpc.so_reuseport", 0), *options.items()],
+            # else a port that is taken is an error, not a silent second server
+            options=[("grpc.so_reuseport", int(shared)), *options.items()],
         )
         handlers = {"ModelInfer": _handler(self._infer)}
         for name in RPCS:
@@ -121,8 +128,12 @@ class GrpcEdge:
         return message("ServerReadyResponse")(ready=not reasons)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        model = self._registry.find(request.name, request.version or None)
-        return message("ModelReadyResponse")(ready=await model.healthy())
+        answer = message("ModelReadyResponse")
+        try:
+            await self._state.check_ready(request.name, request.version or None)
+        except ModelNotReady:
+            return answer(ready=False)
+        return answer(ready=True)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         return message("ServerMetadataResponse")(**self._state.metadata())
@@ -139,27 +150,28 @@ class GrpcEdge:
         return message("ModelConfigResponse")(config=document)
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
-        models = self._registry.matching(request.name, request.version or None)
+        version = request.version or None
+        statistics = await self._state.statistics(request.name, version)
         answer = message("ModelStatisticsResponse")()
         # what has no field here, as the empty lists of Triton's optional parts
         return ParseDict(
-            documents.statistics(models), answer, ignore_unknown_fields=True
+            {"model_stats": statistics}, answer, ignore_unknown_fields=True
         )
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
-        index = self._state.repository.index(request.ready)
+        index = await self._state.index(request.ready)
         return message("RepositoryIndexResponse")(models=index)
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
         name = request.model_name or request.repository_name
-        await self._state.repository.load(name, request.parameters)
+        await self._state.load(name, request.parameters)
         return message("RepositoryModelLoadResponse")(model_name=name, isLoaded=True)
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: Any, context: Any
     ) -> Any:
         name = request.model_name or request.repository_name
-        await self._state.repository.unload(name)
+        await self._state.unload(name)
         return message("RepositoryModelUnloadResponse")(
             model_name=name, isUnloaded=True
         )

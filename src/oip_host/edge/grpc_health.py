@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from oip_host.edge import grpc_messages
 from oip_host.edge.state import ServerState
-from oip_host.errors import ModelNotFound
+from oip_host.errors import ModelNotFound, ModelNotReady
 
 __all__ = ["SERVICE", "serve"]
 
@@ -57,7 +57,10 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has n
             ready = not await self._state.unready()
         else:
             try:
-                ready = await self._state.registry.find(service).healthy()
+                await self._state.check_ready(service)
+                ready = True
+            except ModelNotReady:
+                ready = False
             except ModelNotFound:
                 return int(_Status.SERVICE_UNKNOWN)
         return int(_Status.SERVING if ready else _Status.NOT_SERVING)

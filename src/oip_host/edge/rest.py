@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from prometheus_client import REGISTRY, exposition
+from prometheus_client import exposition
 
 from oip_host.edge import documents, rest_codec
 from oip_host.edge.checks import found, told
@@ -235,9 +235,7 @@ class RestEdge:
         return _json(documents.metadata(await model.metadata(), call.name, versions))
 
     async def _ready(self, call: Call) -> Answer:
-        model = self._registry.find(call.name, call.version)
-        if not await model.healthy():
-            raise model.not_ready()
+        await self._state.check_ready(call.name, call.version)
         return _json({"name": call.name, "ready": True})
 
     async def _config(self, call: Call) -> Answer:
@@ -245,9 +243,8 @@ class RestEdge:
         return _json(documents.config(await model.metadata(), model))
 
     async def _stats(self, call: Call) -> Answer:
-        return _json(
-            documents.statistics(self._registry.matching(call.name, call.version))
-        )
+        statistics = await self._state.statistics(call.name, call.version)
+        return _json({"model_stats": statistics})
 
     # -- of the repository ----------------------------------------------------
 
@@ -256,7 +253,7 @@ class RestEdge:
         ready = asked.get("ready")
         if not isinstance(ready, (bool, type(None))):
             raise InvalidRequest(f"ready: found {found(ready)}, expected true or false")
-        return _json(self._state.repository.index(bool(ready)))
+        return _json(await self._state.index(bool(ready)))
 
     async def _load(self, call: Call) -> Answer:
         asked = rest_codec.optional_object(await self._body(call))
@@ -265,12 +262,12 @@ class RestEdge:
             raise InvalidRequest(
                 f"parameters: found {found(parameters)}, expected an object"
             )
-        await self._state.repository.load(call.name, parameters or ())
+        await self._state.load(call.name, parameters or ())
         return _json({"name": call.name, "load": True})
 
     async def _unload(self, call: Call) -> Answer:
         rest_codec.optional_object(await self._body(call))
-        await self._state.repository.unload(call.name)
+        await self._state.unload(call.name)
         return _json({"name": call.name, "unload": True})
 
     # -- of the server --------------------------------------------------------
@@ -295,7 +292,7 @@ class RestEdge:
         accept = call.headers.get(b"accept", b"").decode("latin-1")
         encoder, content_type = exposition.choose_encoder(accept)
         headers = ((b"content-type", content_type.encode()),)
-        return Answer(encoder(REGISTRY), headers=headers)
+        return Answer(encoder(await self._state.metrics()), headers=headers)
 
 
 def failure(error: OIPError) -> Answer:

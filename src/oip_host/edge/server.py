@@ -8,7 +8,6 @@ the event loop.
 from __future__ import annotations
 
 import asyncio
-import socket
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +20,7 @@ from starlette.responses import Response
 from oip_host.edge.grpc import GrpcEdge
 from oip_host.edge.http import HttpServer, limited
 from oip_host.edge.rest import RestEdge, error_body
+from oip_host.edge.shared import SharedState
 from oip_host.edge.state import ServerState
 from oip_host.errors import ConfigurationError, OIPError
 from oip_host.kserve_api import (
@@ -30,6 +30,8 @@ from oip_host.kserve_api import (
     register_v2_endpoints,
 )
 from oip_host.model import AissembleOIPKServe
+from oip_host.place import Place
+from oip_host.ports import listener
 from oip_host.registry import Registry
 from oip_host.settings import Settings
 
@@ -39,18 +41,17 @@ __all__ = ["ModelServer"]
 class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has no types
     """KServe's view of the registry: each model by name, in its current version."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, state: ServerState) -> None:
         super().__init__()
-        self._registry = registry
+        self._state = state
+        self._registry = state.registry
 
     def get_model(self, name: str) -> AissembleOIPKServe:
         return self._registry.find(name)  # not found is our error, and no None
 
     async def is_model_ready(self, name: str) -> bool:
         """True, or an error with the reason, which KServe's own answer has not."""
-        model = self._registry.find(name)
-        if not await model.healthy():
-            raise model.not_ready()
+        await self._state.check_ready(name)
         return True
 
     def get_models(self) -> dict[str, AissembleOIPKServe]:
@@ -58,24 +59,39 @@ class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has n
 
 
 class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no types
-    """Serves a registry; `startup`, `shutdown` are called on the running loop."""
+    """Serves a registry; `startup`, `shutdown` are called on the running loop.
+
+    With a `place` it shares the ports there, and is one of several in what it tells.
+    """
 
     def __init__(
-        self, registry: Registry, settings: Settings, kserve_args: Namespace
+        self,
+        registry: Registry,
+        settings: Settings,
+        kserve_args: Namespace,
+        place: Place | None = None,
     ) -> None:
+        control = settings.oip_model_control
+        self.state = (
+            SharedState(registry, control, place)
+            if place
+            else ServerState(registry, control)
+        )
+        self.http_port: int
+        self.grpc_port: int
         super().__init__(
-            http_port=settings.kserve_http_port,
-            grpc_port=settings.kserve_grpc_port,
+            http_port=place.http_port if place else settings.kserve_http_port,
+            grpc_port=place.grpc_port if place else settings.kserve_grpc_port,
             workers=settings.kserve_workers,
             max_threads=settings.kserve_max_threads,
             max_asyncio_workers=settings.kserve_max_asyncio_workers,
-            registered_models=_Repository(registry),
+            registered_models=_Repository(self.state),
             enable_grpc=settings.kserve_enable_grpc,
             enable_docs_url=settings.kserve_enable_docs_url,
             enable_latency_logging=settings.kserve_enable_latency_logging,
             access_log_format=settings.kserve_access_log_format,
         )
-        self.state = ServerState(registry, settings.oip_model_control)
+        self._shared = place is not None
         self._settings = settings
         self._args = kserve_args
         self._rest: HttpServer | None = None
@@ -90,24 +106,27 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         )
         faults = []
         try:
-            listener = _listener(settings.oip_bind, settings.kserve_http_port)
-            self.http_port = listener.getsockname()[1]
+            bound = listener(settings.oip_bind, self.http_port, shared=self._shared)
+            self.http_port = bound.getsockname()[1]
         except OSError as error:
-            faults.append(f"kserve_http_port {settings.kserve_http_port}: {error}")
+            faults.append(f"kserve_http_port {self.http_port}: {error}")
         if self.enable_grpc:
             self._grpc = GrpcEdge(
-                self.state, settings.kserve_max_threads, self._grpc_limits()
+                self.state,
+                settings.kserve_max_threads,
+                self._grpc_limits(),
+                self._shared,
             )
             try:
                 self.grpc_port = self._grpc.bind(
-                    settings.oip_bind, settings.kserve_grpc_port, *self._certificate
+                    settings.oip_bind, self.grpc_port, *self._certificate
                 )
             except OSError as error:
-                faults.append(f"kserve_grpc_port {settings.kserve_grpc_port}: {error}")
+                faults.append(f"kserve_grpc_port {self.grpc_port}: {error}")
         if faults:
             raise ConfigurationError(faults)
         self._rest = HttpServer(self._uvicorn_config())
-        self._rest_task = asyncio.create_task(self._rest.serve(sockets=[listener]))
+        self._rest_task = asyncio.create_task(self._rest.serve(sockets=[bound]))
         await self._rest.listening()
         if self._grpc is not None:
             await self._grpc.start()
@@ -257,18 +276,3 @@ async def _on_error(request: Request, error: Exception) -> Response:
         status, text = 500, OIPError("the server failed; its log has the reason")
     headers = error.headers if isinstance(error, OIPError) else None
     return Response(error_body(text), status, headers, "application/json")
-
-
-def _listener(address: str, port: int) -> socket.socket:
-    """A bound socket; raises OSError where the port is taken."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # `::` takes IPv4 too, as KServe's gRPC port does
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind((address, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener

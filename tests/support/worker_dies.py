@@ -1,0 +1,27 @@
+"""A module that ends the second and later processes that import it, until told not to.
+
+Each import is a line in the file `starts` of the directory named in WORKER_DIR.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from support.fakes import Echo
+else:  # as the server, on whose path this directory is, finds it
+    from fakes import Echo
+
+__all__ = ["Echo"]
+
+CODE = 77
+
+if "WORKER_DIR" in os.environ:
+    _directory = Path(os.environ["WORKER_DIR"])
+    with (_directory / "starts").open("a") as _starts:
+        _starts.write(f"{os.getpid()}\n")
+    _first = (_directory / "starts").read_text().startswith(f"{os.getpid()}\n")
+    if not _first and not (_directory / "live").exists():
+        os._exit(CODE)

@@ -1,0 +1,99 @@
+"""Handlers that tell which worker they are in, served as `worker_fakes:Name`.
+
+The directory named in WORKER_DIR is what they and the tests share.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from oip_host import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
+
+if TYPE_CHECKING:
+    from support.fakes import Echo
+else:  # as the server, on whose path this directory is, finds it
+    from fakes import Echo
+
+DEADLINE_S = 60.0
+
+
+def shared(name: str) -> Path:
+    """A file that all workers and the test see."""
+    return Path(os.environ["WORKER_DIR"]) / name
+
+
+class Pid(Echo):
+    """Answers the id of its process; has what no process can hand to another.
+
+    It takes a lock and asks a thread of its own. It does not load in the process with
+    the id in `<model>.broken`.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.asked, self.answered = threading.Event(), threading.Event()
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self) -> None:
+        while self.asked.wait():
+            self.asked.clear()
+            self.answered.set()
+
+    def model_load(self, model_name: str) -> bool:
+        broken = shared(f"{model_name}.broken")
+        if broken.exists() and broken.read_text() == str(os.getpid()):
+            raise OSError("no weights in this worker")
+        return True
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        with self.lock:
+            self.asked.set()
+            self.answered.wait()
+            self.answered.clear()
+        time.sleep(0.002)  # as long as something takes that can be cut off
+        return pid(model_name)
+
+
+class Environment(Pid):
+    """Answers the variables of its process whose names begin with `OIP_`."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        answer = pid(model_name)
+        names = [name for name in os.environ if name.startswith("OIP_")]
+        answer.parameters = Parameters.model_validate({"names": ",".join(names)})
+        return answer
+
+
+class SecondWaits(Pid):
+    """Loads at once in the first process that tries; in others, when `go` exists."""
+
+    def model_load(self, model_name: str) -> bool:
+        try:
+            shared(f"{model_name}.first").touch(exist_ok=False)
+        except FileExistsError:
+            end = time.monotonic() + DEADLINE_S
+            while not shared("go").exists() and time.monotonic() < end:
+                time.sleep(0.01)
+        return True
+
+
+def pid(model: str) -> InferenceResponse:
+    """An answer with the id of this process."""
+    output = ResponseOutput.from_numpy("pid", np.array([os.getpid()], np.int64))
+    return InferenceResponse(model_name=model, outputs=[output])
