@@ -17,16 +17,17 @@ LAYERS = [
     "hookspecs", "selection", "sources", "settings", "options", "place", "ports",
     "changes", "workers", "plugins", "threads", "lanes", "kserve_api",
     "kserve_messages", "kserve_models", "kserve_face", "boundary",
-    "batching", "statistics", "v1", "model", "registry", "repository", "metrics",
+    "batching", "statistics", "v1", "model", "construction", "replica", "ray_head",
+    "cluster", "replicas", "registry", "repository", "metrics",
     "totals", "snapshots", "observers", "memory", "planning",
     "edge.state", "edge.siblings", "edge.shared", "edge.documents", "edge.compression",
     "edge.checks",
     "edge.grpc_messages", "edge.grpc_health", "edge.grpc_wire", "edge.large_json",
     "edge.rest_codec",
     "edge.grpc_codec", "edge.rest", "edge.http", "edge.grpc", "edge.server",
-    "host", "cli",
+    "host", "program", "cli",
 ]  # fmt: skip
-UPWARD = {("kserve_face", "host")}
+UPWARD = {("kserve_face", "program")}
 """`AissembleOIPKServe.start_server` alone: there a model asks for its host."""
 
 

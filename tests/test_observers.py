@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from select import PIPE_BUF
 
 import pytest
 from hypothesis import given
@@ -110,13 +111,28 @@ async def test_a_line_has_time_process_and_times(
 async def test_lines_are_written_together(latency: LatencyLog, stream: Stream) -> None:
     """Those of one stretch of time are one write, in order, and none stays behind."""
     for stretch in range(3):
-        for n in range(100):
-            latency.oip_inference(inference(100 * stretch + n))
+        for n in range(20):
+            latency.oip_inference(inference(20 * stretch + n))
         assert stretch == len(stream.writes)
         await written(stream, stretch + 1)
     assert 3 == len(stream.writes)
     found = [match["version"] for match in map(LINE.fullmatch, stream.lines) if match]
-    assert list(map(str, range(300))) == found
+    assert list(map(str, range(60))) == found
+
+
+async def test_many_lines_are_written_as_a_pipe_takes_them(
+    latency: LatencyLog, stream: Stream
+) -> None:
+    """Several processes may share the stream: each write is of whole lines, and short.
+
+    The kernel keeps no other write of up to PIPE_BUF bytes from being cut in two.
+    """
+    for _ in range(200):
+        latency.oip_inference(inference())
+    latency.write()
+    assert 1 < len(stream.writes) < 20
+    assert all(len(text) <= PIPE_BUF and text[-1] == "\n" for text in stream.writes)
+    assert 200 == len(stream.lines)
 
 
 async def test_each_line_has_the_time_of_its_own(

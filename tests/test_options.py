@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from oip_host.cluster import Cluster
 from oip_host.hookspecs import HandlerEntry
 from oip_host.model import Observer
 from oip_host.options import (
@@ -26,10 +27,11 @@ from oip_host.options import (
 )
 from oip_host.planning import plan
 from oip_host.plugins import Choice
+from oip_host.replicas import deployment_options
 from oip_host.selection import Item
 from oip_host.settings import Configuration, read
 from support.configuration import Levels
-from support.fakes import Configured
+from support.fakes import Configured, Echo
 from support.process import oip_host
 
 FRAUD = ("fraud", "1")
@@ -604,7 +606,7 @@ def planned(
     """What `plan` makes of one model of a handler."""
     entry = HandlerEntry("fraud", "tests:Handler", lambda: handler)
     choice = Choice(Item("fraud", "fraud"), entry, named)
-    return plan([choice], configuration, Observer())
+    return plan([choice], configuration, Observer(), Cluster())
 
 
 def shown(plans: list[Any]) -> Mapping[str, tuple[str, str]]:
@@ -626,6 +628,8 @@ def test_effective_options_of_a_model(levels: Levels) -> None:
         "models.fraud.max_batch_size": ("1", "default"),
         "models.fraud.max_batch_delay_ms": ("0.0", "default"),
         "models.fraud.check_metadata": ("False", "default"),
+        "models.fraud.replicas": ("None", "default"),
+        "models.fraud.autoscaling": ("None", "default"),
         "models.fraud.max_queue": ("'7'", "--models.fraud.max_queue"),
         "models.fraud.settings.limit": ("'3'", "OIP_MODELS__FRAUD__SETTINGS__LIMIT"),
     }
@@ -707,3 +711,102 @@ def test_handler_with_some_settings_is_meant_to_run(levels: Levels) -> None:
     _, faults, warnings = planned(Configured, configured(levels, given), named=False)
     assert faults == ["models.fraud.settings.path: required, but not set"]
     assert warnings == []
+
+
+# -- replicas -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        (
+            {"num_cpus": 2, "idempotent": True},
+            "num_cpus, idempotent: only for a model with replicas or autoscaling",
+        ),
+        (
+            {"replicas": 1, "autoscaling": {"max": 2}},
+            "replicas and autoscaling are set, expected one of them",
+        ),
+        (
+            {"autoscaling": {"min": 3, "max": 2}},
+            "min is 3, expected at most 2, the max",
+        ),
+        ({"autoscaling": {"max": 2, "most": 2}}, "unknown option"),
+        ({"autoscaling": {"min": 2}}, "autoscaling.max"),
+        ({"replicas": 0}, "expected greater than or equal to 1"),
+        ({"replicas": 1, "resources": "tpu"}, "expected a valid dictionary"),
+    ],
+    ids=["stray", "both", "order", "unknown", "no max", "none", "no object"],
+)
+def test_options_of_replicas_that_do_not_fit(
+    levels: Levels, given: dict[str, Any], fault: str
+) -> None:
+    """Each is a fault that says what is wrong, before anything is started."""
+    document = json.dumps({"fraud": given})
+    configuration = configured(levels, Given("", environ={"OIP_MODELS": document}))
+    values, _ = by_model(configuration.origins, [FRAUD])
+    options, faults = model_options(FRAUD, values[FRAUD])
+    assert options is None
+    assert fault in "\n".join(faults)
+
+
+def test_options_of_replicas_are_ray_serves() -> None:
+    """What an operator sets is what Ray Serve is asked for, and no more."""
+    options = ModelOptions(
+        replicas=2,
+        num_cpus=0.5,
+        resources={"tpu": 1.0},
+        py_executable="/opt/fraud/bin/python",
+        runtime_env={"env_vars": {"A": "b"}},
+    )
+    asked = deployment_options(Configured, options)
+    assert 2 == asked["num_replicas"]
+    assert 2 == asked["max_ongoing_requests"]  # one that runs, and one more
+    environment = {"env_vars": {"A": "b"}, "py_executable": "/opt/fraud/bin/python"}
+    actor = {"num_cpus": 0.5, "resources": {"tpu": 1.0}, "runtime_env": environment}
+    assert actor == asked["ray_actor_options"]
+
+
+def test_replicas_need_ray(levels: Levels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Ray a model with replicas is a fault that says what to install."""
+    given = as_argument("fraud", "replicas", "2")
+    monkeypatch.setattr("oip_host.planning.find_spec", lambda name: None)
+    _, faults, _ = planned(Echo, configured(levels, given))
+    assert [
+        "models.fraud: replicas need Ray, which is not installed: "
+        "pip install 'oip-host[ray]'"
+    ] == faults
+
+
+def test_packages_of_replicas_need_pip(
+    levels: Levels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would fail after minutes, and say why in a file."""
+    found = {"ray": True}
+    monkeypatch.setattr("oip_host.planning.find_spec", found.get)
+    document = {"fraud": {"replicas": 1, "runtime_env": {"pip": ["humanize"]}}}
+    given = Given("", environ={"OIP_MODELS": json.dumps(document)})
+    _, faults, _ = planned(Echo, configured(levels, given))
+    assert 1 == len(faults)
+    assert "models.fraud.runtime_env: Ray installs packages with pip" in faults[0]
+
+
+def test_a_handler_apart_is_not_imported(levels: Levels) -> None:
+    """What only replicas can import stays out of the host, and its settings are masked.
+
+    The host cannot know which of them are secrets.
+    """
+
+    def fail() -> Any:
+        raise AssertionError("imported")
+
+    entry = HandlerEntry("fraud", "nowhere:Handler", fail)
+    given = [
+        as_argument("fraud", "py_executable", "/opt/fraud/bin/python"),
+        as_argument("fraud", "replicas", "1"),
+        as_argument("fraud", "settings.key", "geheim"),
+    ]
+    choice = Choice(Item("fraud", "fraud"), entry, True)
+    plans, faults, _ = plan([choice], configured(levels, *given), Observer(), Cluster())
+    assert [] == faults
+    assert "geheim" not in str(shown(plans))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from oip_host.hookspecs import HandlerEntry, Inference, StateChange, hookimpl
     from oip_host.host import Host
     from oip_host.model import AissembleOIPKServe
+    from oip_host.program import ModelServer
     from oip_host.tensors import TensorData
     from oip_host.types import (
         InferenceRequest,
@@ -58,6 +59,7 @@ _HOMES = {
     "hookspecs": ("HandlerEntry", "Inference", "StateChange", "hookimpl"),
     "host": ("Host",),
     "model": ("AissembleOIPKServe",),
+    "program": ("ModelServer",),
     "tensors": ("TensorData",),
     "types": (
         "InferenceRequest",
@@ -92,6 +94,7 @@ __all__ = [
     "ModelNotFound",
     "ModelNotReady",
     "ModelReadyResponse",
+    "ModelServer",
     "NotSupported",
     "OIPError",
     "Overloaded",

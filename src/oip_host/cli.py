@@ -152,7 +152,7 @@ def check(context: typer.Context, json: Json = False) -> None:
     else:
         _print_table("Settings", effective)
         _print_table("Models", models)
-    asyncio.run(host.registry.unload())
+    asyncio.run(host.unload())
     if any(not p.model.optional and m["reason"] for p, m in zip(host.planned, models)):  # noqa: B905
         raise typer.Exit(1)
 

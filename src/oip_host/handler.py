@@ -26,7 +26,8 @@ class ModelHandler(ABC):
     """One kind of model. The host makes one instance for each model that it serves.
 
     Optional attributes of the class: `Settings`, a pydantic model whose instance the
-    host passes as `settings=`; `max_concurrency`, how many calls may run at once.
+    host passes as `settings=`; `max_concurrency`, how many calls may run at once;
+    `idempotent`, whether a request may be asked again where a replica died with it.
     """
 
     @abstractmethod

@@ -15,6 +15,7 @@ import pluggy
 import uvloop
 
 from oip_host import memory, metrics, plugins, selection, workers
+from oip_host.cluster import Cluster
 from oip_host.edge.server import ModelServer
 from oip_host.errors import ConfigurationError
 from oip_host.kserve_api import server_arguments
@@ -41,8 +42,10 @@ class Host:
         planned: Sequence[Planned],
         configuration: Configuration,
         kserve_args: Namespace,
+        cluster: Cluster,
         place: Place | None = None,
     ) -> None:
+        self._cluster = cluster
         self.planned = tuple(planned)
         self.configuration = configuration
         self.registry = Registry([plan.model for plan in planned])
@@ -75,29 +78,39 @@ class Host:
         _add_latency_log(manager, configuration, handler)
         wanted, malformed = selection.parse(configuration.settings.oip_handlers)
         choices, wrong = plugins.choose(wanted, plugins.offered(manager))
-        planned, unfit, warnings = plan(choices, configuration, Hooks(manager))
+        cluster = _cluster(configuration)
+        planned, unfit, warnings = plan(choices, configuration, Hooks(manager), cluster)
+        models = [each.model for each in planned]
         faults += [*unknown, *malformed, *wrong, *unfit]
+        faults += _one_ray(models, configuration)
         if not faults and not planned:
             faults = ["no installed handler can run as configured"]
         for line in (*configuration.warnings, *warnings):
             log.warning("%s", line)
         if faults:
             raise ConfigurationError(faults)
-        return cls(planned, configuration, kserve_args, place)
+        return cls(planned, configuration, kserve_args, cluster, place)
 
     @classmethod
     def of(
         cls,
-        models: Sequence[AissembleOIPKServe],
+        given: Sequence[AissembleOIPKServe | Callable[[Cluster], AissembleOIPKServe]],
         arguments: Sequence[str] | None = None,
     ) -> Host:
         """A host of models that a program made, with that program's own arguments.
 
-        An argument that is neither the host's nor KServe's is the program's.
+        One with replicas is given as what makes it, in the cluster that the arguments
+        describe. An argument that is neither the host's nor KServe's is the program's.
         """
         configuration, faults = read(sys.argv[1:] if arguments is None else arguments)
         kserve_args, _ = server_arguments(configuration.kserve_arguments)
         handler = configure_logging()
+        cluster = _cluster(configuration)
+        models = [
+            each if isinstance(each, AissembleOIPKServe) else each(cluster)
+            for each in given
+        ]
+        faults += _one_ray(models, configuration)
         if faults:
             raise ConfigurationError(faults)
         manager = plugins.manager()
@@ -105,7 +118,8 @@ class Host:
         hooks = Hooks(manager)
         for model in models:
             model.observe(hooks)
-        return cls([Planned(model) for model in models], configuration, kserve_args)
+        planned = [Planned(model) for model in models]
+        return cls(planned, configuration, kserve_args, cluster)
 
     def effective(self) -> Iterator[tuple[str, str, str]]:
         """Each option in effect as (name, value, source), secrets masked."""
@@ -152,8 +166,14 @@ class Host:
         """Have signals tell the host to stop; the first one is the result."""
         loop = asyncio.get_running_loop()
         self._stop = loop.create_future()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            loop.add_signal_handler(number, partial(self._signalled, number))
+
+        def catch() -> None:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+                loop.add_signal_handler(number, partial(self._signalled, number))
+
+        catch()
+        # Ray brings its own, which aborts the process some seconds after a SIGTERM
+        self._cluster.on_joined = partial(loop.call_soon_threadsafe, catch)
         return self._stop
 
     async def startup(self) -> None:
@@ -212,12 +232,17 @@ class Host:
             if not (await asyncio.wait([stopping], timeout=CUT_OFF_S))[0]:
                 await self.server.abort()
         left_s = ends - asyncio.get_running_loop().time()
-        unloading = asyncio.create_task(self.registry.unload())
+        unloading = asyncio.create_task(self.unload())
         await self._within(max(left_s, 0.0), unloading)
         if not (await asyncio.wait([unloading], timeout=CUT_OFF_S))[0]:
             log.warning("cut off: models that do not unload in time")
         await self.server.state.close()
         log.info("stopped")
+
+    async def unload(self) -> None:
+        """Let every handler go, and Ray, where models had replicas there."""
+        await self.registry.unload()
+        await self._cluster.stop()
 
     async def _within(
         self, seconds: float, task: asyncio.Task[None] | None = None
@@ -231,6 +256,25 @@ class Host:
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         return task is not None and task.done()
+
+
+def _cluster(configuration: Configuration) -> Cluster:
+    settings = configuration.settings
+    return Cluster(settings.oip_ray_address, settings.oip_ray_token_file)
+
+
+def _one_ray(
+    models: Sequence[AissembleOIPKServe], configuration: Configuration
+) -> list[str]:
+    """The fault of workers that would each have replicas of their own."""
+    replicated = [model.name for model in models if model.options.replicated]
+    workers = configuration.settings.kserve_workers
+    if workers == 1 or not replicated:
+        return []
+    return [
+        f"kserve_workers: found {workers}, expected 1 for models with replicas: "
+        f"{', '.join(replicated)}"
+    ]
 
 
 def _add_latency_log(

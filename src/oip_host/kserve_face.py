@@ -6,13 +6,11 @@ The host itself calls none of this, but for V1, which KServe's own routes answer
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import abstractmethod
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from oip_host.errors import (
-    ConfigurationError,
     InvalidRequest,
     ModelNotReady,
     NotSupported,
@@ -22,8 +20,6 @@ from oip_host.kserve_messages import request_from_kserve, response_to_kserve
 from oip_host.types import InferenceRequest, InferenceResponse, ModelMetadataResponse
 
 __all__ = ["KServeFace"]
-
-log = logging.getLogger("oip_host")
 
 T = TypeVar("T")
 
@@ -83,14 +79,9 @@ class KServeFace(kserve.Model):  # type: ignore[misc]  # kserve has no types
         Where the configuration is wrong, the faults are logged, one line each, and the
         program exits with 2.
         """
-        from oip_host.host import Host
+        from oip_host.program import serve
 
-        try:
-            Host.of([self]).run()
-        except ConfigurationError as error:
-            for fault in error.faults:
-                log.error("%s", fault)
-            raise SystemExit(2) from None
+        serve([self])
 
     async def __call__(
         self, body: Any, headers: dict[str, str] | None = None, verb: Any = None

@@ -43,7 +43,7 @@ from oip_host.types import (
     ModelMetadataResponse,
 )
 
-__all__ = ["AissembleOIPKServe", "Observer"]
+__all__ = ["AissembleOIPKServe", "Observer", "has_own_probe"]
 
 T = TypeVar("T")
 
@@ -159,19 +159,21 @@ class AissembleOIPKServe(KServeFace):
         """Whether the model is READY and its handler's own `model_ready` agrees.
 
         The handler is asked in its lane, so never beside an inference; while the lane
-        is busy its last answer stands.
+        is busy its last answer stands. One that is elsewhere is asked at any time.
         """
-        asked = getattr(self.model_handler, "model_ready", None)
-        if not self.ready or asked is None or _is_default(asked):
+        if not self.ready or not has_own_probe(self.model_handler):
             return self.ready
-        lane = self._lane_for(asked)
-        if not lane.pending:
-            try:
+        asked = self.model_handler.model_ready
+        try:
+            if getattr(self.model_handler, "elsewhere", False):
+                asking = asyncio.wait_for(asked(self.name, self.version), PROBE_S)
+                self._healthy = bool((await asking).ready)
+            elif not (lane := self._lane_for(asked)).pending:
                 job = lane.submit(asked, self.name, self.version, timeout_s=PROBE_S)
                 self._healthy = bool((await job).ready)
-            except Exception:
-                log.exception("model_ready of model '%s' failed", self.name)
-                self._healthy = False
+        except Exception:
+            log.exception("model_ready of model '%s' failed", self.name)
+            self._healthy = False
         if self._successor is not None:  # while its handler was asked
             return await self._successor.healthy()
         return self._healthy and self.ready
@@ -239,9 +241,9 @@ class AissembleOIPKServe(KServeFace):
 
     def _settle_lanes(self, handler: Any) -> None:
         """Decide, once, where the handler's methods run and how many at a time."""
-        asked = self.options.max_concurrency or getattr(
-            handler, "max_concurrency", None
-        )
+        asked = getattr(handler, "max_concurrency", None)
+        if not getattr(handler, "elsewhere", False):  # there the option is its own
+            asked = self.options.max_concurrency or asked
         self.is_kserve_model = isinstance(handler, KServeModelHandler)
         self._lane.max_concurrency = asked or 1
         names = (*METHODS, "model_ready", "model_unload")
@@ -510,7 +512,7 @@ class AissembleOIPKServe(KServeFace):
     ) -> tuple[Any, dict[str, str]]:
         """The answer to a V1 request and its headers.
 
-        A `kserve.Model` takes the body as it is; a handler with one input takes
+        A `kserve.Model` takes the body as it is; a handler takes
         `{"instances": [...]}` as that input, and answers `{"predictions": [...]}`.
         """
         if self._successor is not None:
@@ -518,12 +520,12 @@ class AissembleOIPKServe(KServeFace):
         if self.state is not _READY:
             raise self.not_ready()
         predict = kserve.model.InferenceVerb.PREDICT
-        if isinstance(self.model_handler, KServeModelHandler):
+        as_it_is = getattr(self.model_handler, "predict_v1", None)
+        if as_it_is is not None:
             assert self._loop_lane is not None
             answer: tuple[Any, dict[str, str]] = await self._observed(
                 "v1", self._loop_lane, self.options.timeout_s,
-                self.model_handler.predict_v1, v1.body(body, headers), headers,
-                verb or predict,
+                as_it_is, v1.body(body, headers), headers, verb or predict,
             )  # fmt: skip
             return answer
         if verb not in (None, predict):
@@ -537,6 +539,11 @@ class AissembleOIPKServe(KServeFace):
         return self._metadata if known else None  # type: ignore[return-value]
 
 
-def _is_default(method: Any) -> bool:
-    """Whether a `model_ready` is the contract's own, upstream's class included."""
-    return getattr(method, "__qualname__", "") == "ModelHandler.model_ready"
+def has_own_probe(handler: Any) -> bool:
+    """Whether a handler has a `model_ready` that is not the contract's own.
+
+    Upstream's class counts as the contract too.
+    """
+    method = getattr(handler, "model_ready", None)
+    name = getattr(method, "__qualname__", "")
+    return method is not None and name != "ModelHandler.model_ready"

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from select import PIPE_BUF
 from typing import Any
 
 import pluggy
@@ -71,10 +72,22 @@ class LatencyLog:
             )
         self._handler.acquire()
         try:
-            self._handler.stream.write("".join(lines))
-            self._handler.flush()
+            for piece in _pieces(lines):
+                self._handler.stream.write(piece)
+                self._handler.flush()
         finally:
             self._handler.release()
+
+
+def _pieces(lines: list[str]) -> Iterator[str]:
+    """The lines in pieces that a pipe takes as one, which other processes share."""
+    piece = ""
+    for line in lines:
+        if len(piece) + len(line) > PIPE_BUF:
+            yield piece
+            piece = ""
+        piece += line
+    yield piece
 
 
 def _line(inference: Inference) -> str:

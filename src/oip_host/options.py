@@ -7,10 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    SecretStr,
+    model_validator,
+)
 
 from oip_host.errors import nearest
 from oip_host.selection import DEFAULT_VERSION
@@ -18,6 +26,8 @@ from oip_host.settings import validated
 from oip_host.sources import MODELS, Values, nested
 
 __all__ = [
+    "OF_REPLICAS",
+    "Autoscaling",
     "ModelOptions",
     "by_model",
     "handler_settings",
@@ -28,6 +38,37 @@ __all__ = [
 
 Key = tuple[str, str]
 """A model's name and version."""
+
+
+class Autoscaling(BaseModel):
+    """Between how many replicas Ray Serve chooses, and by what; times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+    target: float = Field(2.0, gt=0)
+    """Requests under way for each replica that it aims at."""
+    upscale_delay_s: float = Field(30.0, ge=0)
+    downscale_delay_s: float = Field(600.0, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Autoscaling:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, expected at most {self.max}, the max")
+        return self
+
+
+def _object(value: Any) -> Any:
+    """A JSON object from its text, as arguments and variables have it."""
+    return _decoded(value) if isinstance(value, str) else value
+
+
+OF_REPLICAS = (
+    "num_cpus", "num_gpus", "resources", "max_ongoing_requests", "py_executable",
+    "runtime_env", "idempotent",
+)  # fmt: skip
+"""The options that only a model with replicas has."""
 
 
 class ModelOptions(BaseModel):
@@ -55,9 +96,61 @@ class ModelOptions(BaseModel):
     check_metadata: bool = Field(
         False, description="Hold inputs against the metadata of the model"
     )
+    replicas: int | None = Field(
+        None, ge=1,
+        description="Replicas in Ray Serve; unset: the model runs in the host",
+    )  # fmt: skip
+    autoscaling: Autoscaling | None = Field(
+        None, description="`min`, `max`, `target`: the number of replicas by the load"
+    )
+    num_cpus: float | None = Field(
+        None, ge=0, description="Ray's CPUs for each replica; unset: 1"
+    )
+    num_gpus: float | None = Field(
+        None, ge=0, description="Ray's GPUs for each replica; unset: none"
+    )
+    resources: Annotated[dict[str, float], BeforeValidator(_object)] = Field(
+        default_factory=dict, description="Ray's custom resources for each replica"
+    )
+    max_ongoing_requests: int | None = Field(
+        None, ge=1,
+        description="Requests that a replica has at once; unset: one more than it runs",
+    )  # fmt: skip
+    py_executable: str | None = Field(
+        None, description="The Python of the replicas, where it is not the host's"
+    )
+    runtime_env: Annotated[dict[str, Any], BeforeValidator(_object)] = Field(
+        default_factory=dict, description="Ray's runtime environment of the replicas"
+    )
+    idempotent: bool | None = Field(
+        None,
+        description="Whether to ask again where a replica died; unset: what the "
+        "handler declares",
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="What the handler's own Settings takes"
     )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> ModelOptions:
+        if self.replicas is not None and self.autoscaling is not None:
+            raise ValueError("replicas and autoscaling are set, expected one of them")
+        stray = [name for name in OF_REPLICAS if name in self.model_fields_set]
+        if stray and not self.replicated:
+            raise ValueError(
+                f"{', '.join(stray)}: only for a model with replicas or autoscaling"
+            )
+        return self
+
+    @property
+    def replicated(self) -> bool:
+        """Whether the model runs in replicas, and not in the host."""
+        return self.replicas is not None or self.autoscaling is not None
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas there can be; 0 for a model that runs in the host."""
+        return self.autoscaling.max if self.autoscaling else self.replicas or 0
 
 
 def label(key: Key) -> str:
@@ -125,7 +218,10 @@ def _declared(handler: Any) -> type[BaseModel] | None:
 
 
 def masked(handler: Any, values: Values) -> Values:
-    """The values, those that the handler takes as pydantic's secrets marked so."""
+    """The values, those that the handler takes as pydantic's secrets marked so.
+
+    Of a handler that is not known, None, any setting may be one.
+    """
     declared = _declared(handler)
     secret = {
         name
@@ -134,7 +230,7 @@ def masked(handler: Any, values: Values) -> Values:
     }
     return {
         path: replace(origin, secret=True)
-        if path[0] == "settings" and secret.intersection(path[1:2])
+        if path[0] == "settings" and (handler is None or secret.intersection(path[1:2]))
         else origin
         for path, origin in values.items()
     }
@@ -187,10 +283,14 @@ def _from_json(value: Any, field: Any) -> Any:
     spelled = isinstance(value, str) and value[:1] in ("[", "{")
     if not spelled or _is_text(getattr(field, "annotation", None)):
         return value
+    return _decoded(value)
+
+
+def _decoded(text: str) -> Any:
     try:
-        return orjson.loads(value)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return value  # pydantic refuses it by name
+        return text  # pydantic refuses it by name
 
 
 def _is_text(annotation: Any) -> bool:

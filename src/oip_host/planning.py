@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from oip_host import options, plugins
+from oip_host.cluster import Cluster
+from oip_host.construction import constructed
 from oip_host.errors import HandlerFault
-from oip_host.kserve_api import kserve
 from oip_host.model import AissembleOIPKServe, Observer
 from oip_host.options import ModelOptions
 from oip_host.plugins import Choice
+from oip_host.replica import Blueprint, local_path
+from oip_host.replicas import Replicated, deployment_options
 from oip_host.settings import Configuration
 from oip_host.sources import Values
 
-__all__ = ["Planned", "constructed", "plan"]
+__all__ = ["Planned", "plan"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,10 @@ class Planned:
     def effective(self) -> Iterator[tuple[str, str, str]]:
         """Each option of the model as (name, value, source), secrets masked."""
         prefix = f"models.{options.label((self.model.name, self.model.version))}."
+        unused = () if self.model.options.replicated else options.OF_REPLICAS
         for name in ModelOptions.model_fields:
-            if name != "settings" and (name,) not in self.values:
+            hidden = name == "settings" or name in unused
+            if not hidden and (name,) not in self.values:
                 value = getattr(self.model.options, name)
                 yield prefix + name, str(value), "default"
         for path, origin in self.values.items():
@@ -40,81 +46,127 @@ class Planned:
 
 
 def plan(
-    choices: Sequence[Choice], configuration: Configuration, observer: Observer
+    choices: Sequence[Choice],
+    configuration: Configuration,
+    observer: Observer,
+    cluster: Cluster,
 ) -> tuple[list[Planned], list[str], list[str]]:
-    """The models to serve, the faults of their options, and warnings."""
+    """The models to serve, the faults of their options, and warnings.
+
+    Those with replicas have them in the cluster.
+    """
     keys = [(choice.item.model, choice.item.version) for choice in choices]
     values, warnings = options.by_model(configuration.origins, keys)
     planned: list[Planned] = []
     faults: list[str] = []
     for choice, key in zip(choices, keys, strict=True):
         chosen, wrong = options.model_options(key, values[key])
-        handler, reason = plugins.load(choice.entry)
-        arguments: dict[str, Any] = {}
-        if reason is None:
-            values[key] = options.masked(handler, values[key])
-            made, unset = options.handler_settings(handler, key, values[key])
+        found = _found(choice, chosen)
+        if found.apart:
+            values[key] = options.masked(None, values[key])
+        elif found.reason is None:
+            values[key] = options.masked(found.handler, values[key])
+            made, unset = options.handler_settings(found.handler, key, values[key])
             if unset and not choice.named and not values[key]:
                 warnings.append(f"handler '{choice.item.handler}' is passed over: "
                                 f"{'; '.join(unset)}")  # fmt: skip
                 continue
             wrong += unset
-            arguments = {"settings": made} if made is not None else {}
+            if made is not None:
+                found.arguments["settings"] = made
         faults += wrong
-        model = _model(choice, handler, reason, arguments, chosen, observer)
+        chosen = chosen or ModelOptions()
+        source: partial[Any] = partial(_made, choice, found)
+        if chosen.replicated:
+            faults += _unfit(choice, chosen)
+            source = _elsewhere(choice, found, chosen, values[key], cluster)
+        item = choice.item
+        model = AissembleOIPKServe(
+            item.model, source, version=item.version, optional=item.optional,
+            options=chosen, observer=observer,
+        )  # fmt: skip
         planned.append(Planned(model, choice, values[key]))
     return planned, faults, warnings
 
 
-def _model(
-    choice: Choice,
-    handler: Any,
-    reason: str | None,
-    arguments: dict[str, Any],
-    chosen: ModelOptions | None,
-    observer: Observer,
-) -> AissembleOIPKServe:
-    def make() -> Any:
-        if reason is not None:
-            raise HandlerFault(reason)
-        return constructed(handler, choice.item.model, choice.entry.target, arguments)
+@dataclass(frozen=True)
+class _Found:
+    """What the host knows of a handler before it is constructed."""
 
-    return AissembleOIPKServe(
-        choice.item.model,
-        make,
-        version=choice.item.version,
-        optional=choice.item.optional,
-        options=chosen,
-        observer=observer,
+    handler: Any
+    reason: str | None = None
+    """Why it does not import."""
+    apart: bool = False
+    """Whether only the replicas, in an environment of their own, import it."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def _found(choice: Choice, chosen: ModelOptions | None) -> _Found:
+    if chosen is not None and (chosen.py_executable or chosen.runtime_env):
+        return _Found(choice.entry.target, apart=True)
+    return _Found(*plugins.load(choice.entry))
+
+
+def _made(choice: Choice, found: _Found) -> Any:
+    """The handler, in the host itself."""
+    if found.reason is not None:
+        raise HandlerFault(found.reason)
+    return constructed(
+        found.handler, choice.item.model, choice.entry.target, found.arguments
     )
 
 
-def constructed(
-    handler: Any, model: str, target: str, arguments: dict[str, Any]
-) -> Any:
-    """An instance of a handler class, of a factory's handler, or of a `kserve.Model`.
-
-    A `kserve.Model` whose constructor takes a `name` gets the model's, and bears it in
-    any case. Raises HandlerFault where the object cannot be called, or its call raises.
-    """
-    if not callable(handler):
-        raise HandlerFault(
-            f"{target} is no handler: it is a {type(handler).__name__}, "
-            "expected a class or a factory"
+def _unfit(choice: Choice, chosen: ModelOptions) -> list[str]:
+    """What stands against replicas of a model, a line for each fault."""
+    name = f"models.{options.label((choice.item.model, choice.item.version))}"
+    faults = []
+    if find_spec("ray") is None:
+        faults.append(
+            f"{name}: replicas need Ray, which is not installed: "
+            "pip install 'oip-host[ray]'"
         )
-    is_model = isinstance(handler, type) and issubclass(handler, kserve.Model)
-    if is_model and _takes_name(handler):
-        arguments = {"name": model, **arguments}
-    try:
-        made = handler(**arguments)
-    except Exception as error:
-        raise HandlerFault(
-            f"{target} could not be constructed: {type(error).__name__}: {error}"
-        ) from error
-    if isinstance(made, kserve.Model):
-        made.name = model
-    return made
+    if {"pip", "uv"} & set(chosen.runtime_env) and find_spec("pip") is None:
+        faults.append(
+            f"{name}.runtime_env: Ray installs packages with pip, which is not in the "
+            "host's environment; install it, or use py_executable"
+        )
+    return faults
 
 
-def _takes_name(model: type[Any]) -> bool:
-    return "name" in inspect.signature(model).parameters
+def _elsewhere(
+    choice: Choice,
+    found: _Found,
+    chosen: ModelOptions,
+    values: Values,
+    cluster: Cluster,
+) -> partial[Replicated]:
+    """What makes the handler that asks the replicas."""
+    blueprint = Blueprint(
+        choice.item.model,
+        choice.item.version,
+        found.handler,
+        choice.entry.target,
+        found.arguments,
+        values if found.apart else None,
+        chosen.max_concurrency,
+        () if found.apart else local_path(),
+    )
+
+    # a reload has new replicas beside the old ones
+    cpus = 1.0 if chosen.num_cpus is None else chosen.num_cpus
+    cluster.expect(2 * chosen.most_replicas * cpus)
+    return partial(_asking, cluster, blueprint, found, chosen)
+
+
+def _asking(
+    cluster: Cluster, blueprint: Blueprint, found: _Found, chosen: ModelOptions
+) -> Replicated:
+    if found.reason is not None:
+        raise HandlerFault(found.reason)
+    return Replicated(
+        cluster,
+        blueprint,
+        deployment_options(found.handler, chosen),
+        most_replicas=chosen.most_replicas,
+        idempotent=chosen.idempotent,
+    )

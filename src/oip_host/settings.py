@@ -107,6 +107,12 @@ class Settings(BaseModel):
     oip_kept_memory_bytes: int = Field(
         256 << 20, ge=0, description="Free memory kept for the next tensors; 0: none"
     )
+    oip_ray_address: str | None = Field(
+        None, description="The Ray cluster for models with replicas; unset: an own one"
+    )
+    oip_ray_token_file: str | None = Field(
+        None, description="The file with the token of that cluster"
+    )
     oip_model_control: Literal["none", "explicit"] = Field(
         "none", description="Whether clients may load and unload models"
     )
@@ -115,7 +121,11 @@ class Settings(BaseModel):
     )
 
     @field_validator(
-        "kserve_max_asyncio_workers", "kserve_access_log_format", mode="before"
+        "kserve_max_asyncio_workers",
+        "kserve_access_log_format",
+        "oip_ray_address",
+        "oip_ray_token_file",
+        mode="before",
     )
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:

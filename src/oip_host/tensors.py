@@ -98,6 +98,10 @@ class TensorData:
 
     __hash__ = None  # type: ignore[assignment]  # a list inside, so unhashable as one
 
+    def __reduce__(self) -> tuple[type[TensorData], tuple[Any]]:
+        # the array alone: pickle's protocol 5 leaves its memory where it is
+        return TensorData, (self._list if self.array is None else self.array,)
+
     def __repr__(self) -> str:
         return f"TensorData(root={self.root!r})"
 

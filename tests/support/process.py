@@ -61,6 +61,7 @@ class Server:
         self.arguments = [
             *program, *ports, f"--drain_delay_s={drain_delay_s:g}", *arguments,
         ]  # fmt: skip
+        self.arguments += _replicated(arguments)
         self._env = clean_environment(env)
         self._cwd = cwd
         self._lines: list[str] = []
@@ -113,7 +114,9 @@ class Server:
         self.grpc_port = int(found[2] or 0)
 
     def wait_until_ready(self) -> Server:
-        wait_for(lambda: self.get("/v2/health/ready").status_code == 200, "readiness")
+        patience_s = 4 * DEADLINE_S if "TEST_REPLICAS_AT" in os.environ else DEADLINE_S
+        ready = "/v2/health/ready"
+        wait_for(lambda: self.get(ready).status_code == 200, "readiness", patience_s)
         return self
 
     def get(self, path: str) -> httpx.Response:
@@ -148,6 +151,21 @@ class Server:
         self._reader.join(timeout=DEADLINE_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+def _replicated(arguments: Sequence[str]) -> list[str]:
+    """More arguments where the tests are to run with every model in a replica.
+
+    TEST_REPLICAS_AT is the address of the Ray that is there for it.
+    """
+    address = os.environ.get("TEST_REPLICAS_AT")
+    chosen = [a.removeprefix("--handlers=") for a in arguments if "--handlers=" in a]
+    if address is None or not chosen:
+        return []
+    names = {re.split("[@=]", item)[0] for item in chosen[0].split(",")}
+    replicas = [f"--models.{name}.replicas=1" for name in sorted(names)]
+    cpus = [f"--models.{name}.num_cpus=0.1" for name in sorted(names)]
+    return [f"--ray_address={address}", *replicas, *cpus]
 
 
 def run(

@@ -1,0 +1,313 @@
+"""Ray: joins a cluster, or starts one in this machine, for the models with replicas.
+
+Ray is an extra, and takes some ten seconds to start, so it is imported and started when
+the first model asks for it. A Ray of the host's own listens on the loopback interface,
+has a token and a directory of its own, and ends with the host; see `ray_head`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+
+from oip_host.errors import ModelNotReady
+from oip_host.ray_head import MARK
+
+__all__ = ["Application", "Cluster"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("oip_host")
+
+ENDS_S = 10.0
+"""Seconds that the host waits for the end of its own Ray."""
+PREFIX = "oip"
+"""What the names of a host's applications begin with; the id of its job follows."""
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+
+
+class Application(NamedTuple):
+    """How one application of Ray Serve is."""
+
+    status: str
+    """A name of Ray Serve's `ApplicationStatus`; NOT_STARTED where there is none."""
+    running: int
+    """How many of its replicas run."""
+    message: str
+
+
+class Cluster:
+    """The Ray of one host. Its methods may be called on any event loop.
+
+    `address` is that of a cluster to join, which has its token in `token_file` or where
+    Ray itself looks for it; without one the host starts its own.
+    """
+
+    def __init__(
+        self, address: str | None = None, token_file: str | None = None
+    ) -> None:
+        self.address = address
+        self._token_file = token_file
+        self._cpus = 0.0
+        self._one_at_a_time = threading.Lock()
+        """Held while Ray is started, deploys or is stopped."""
+        self._started = False
+        self._prefix = ""
+        self.on_joined: Callable[[], Any] = lambda: None
+        """Called once, in another thread, when Ray is there."""
+        self._head: subprocess.Popen[bytes] | None = None
+
+    def expect(self, cpus: float) -> None:
+        """Have the host's own Ray, when it starts, offer so many CPUs more."""
+        self._cpus += cpus
+
+    # -- applications ---------------------------------------------------------
+
+    async def deploy(
+        self,
+        name: str,
+        replica: Any,
+        options: Mapping[str, Any],
+        argument: Any,
+    ) -> Any:
+        """Have replicas made as an application; the handle to call them by.
+
+        `replica` is a class, or a deployment of Ray Serve. Returns before they run.
+        """
+        return await _apart(self._deploy, name, replica, options, argument)
+
+    def _deploy(
+        self, name: str, replica: Any, options: Mapping[str, Any], argument: Any
+    ) -> Any:
+        with self._one_at_a_time:
+            self._start()
+            return self._deployed(name, replica, options, argument)
+
+    def _deployed(
+        self, name: str, replica: Any, options: Mapping[str, Any], argument: Any
+    ) -> Any:
+        from ray import serve
+
+        self._can_have(options.get("ray_actor_options") or {})
+        if isinstance(replica, type):
+            replica = serve.deployment(replica)
+        deployment = replica.options(name=name, logging_config=_QUIET, **options)
+        target = serve.RunTarget(
+            deployment.bind(argument), name=self._prefix + name, route_prefix=None
+        )
+        (handle,) = serve.run_many(
+            [target],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        return handle
+
+    async def state(self, name: str) -> Application:
+        """How an application is."""
+        return await _apart(self._state, name)
+
+    def _state(self, name: str) -> Application:
+        from ray import serve
+        from ray.serve._private.common import ReplicaState
+
+        found = serve.status().applications.get(self._prefix + name)
+        if found is None:
+            return Application("NOT_STARTED", 0, "")
+        states = [each.replica_states for each in found.deployments.values()]
+        running = sum(state.get(ReplicaState.RUNNING, 0) for state in states)
+        messages = [found.message, *(d.message for d in found.deployments.values())]
+        return Application(found.status.value, running, "\n".join(messages))
+
+    async def delete(self, name: str) -> None:
+        """Have the replicas of an application unload and end; waits for that."""
+        if not await _apart(self._deleted, name):
+            return
+        while (await self.state(name)).status != "NOT_STARTED":  # noqa: ASYNC110
+            await asyncio.sleep(0.1)  # Ray tells nobody
+
+    def _deleted(self, name: str) -> bool:
+        """Whether there is a Ray at all: to ask for none would start one."""
+        with self._one_at_a_time:  # it may be about to be deployed
+            if self._started:
+                from ray import serve
+
+                serve.delete(self._prefix + name, _blocking=False)
+            return self._started
+
+    # -- Ray itself -----------------------------------------------------------
+
+    def _start(self) -> None:
+        """Join a Ray, once."""
+        if self._started:
+            return
+        # else a call that comes too late starts another Ray
+        _switch_off("RAY_ENABLE_AUTO_CONNECT", "auto_init_hook.enable_auto_connect")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # of what replicas print
+        if self._token_file is not None:
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ["RAY_AUTH_TOKEN_PATH"] = self._token_file
+        address = self._own() if self.address is None else self.address
+        if "ray" in sys.modules:  # by the user's program: Ray has read all of that
+            from ray._raylet import Config  # type: ignore[attr-defined]
+
+            Config.initialize("")
+        import ray
+        from ray import serve
+
+        try:
+            ray.init(address=address, namespace="oip-host", logging_level=logging.ERROR)
+        except Exception as error:
+            raise ModelNotReady(
+                f"the Ray cluster at {address} cannot be joined: {_cause(error)}"
+            ) from error
+        self.on_joined()
+        _let_threads_pickle()
+        # which no other host has in this cluster, also none that joins it later
+        self._prefix = f"{PREFIX}-{ray.get_runtime_context().get_job_id()}-"
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        self._started = True
+        if self.address is not None:
+            self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Delete the applications of hosts that joined the cluster and were killed."""
+        from ray import serve
+        from ray._private import state
+
+        jobs: list[dict[str, Any]] = state.jobs()  # type: ignore[no-untyped-call]
+        ended = {job["JobID"] for job in jobs if job["IsDead"]}
+        for name in serve.status().applications:
+            prefix, *job = name.split("-")[:2]
+            if prefix == PREFIX and ended.intersection(job):
+                log.warning("deleting the replicas of a host that is no more: %s", name)
+                serve.delete(name, _blocking=False)
+
+    def _own(self) -> str:
+        """Start a Ray of the host's own; its address."""
+        # sockets have their paths in there, and those are short
+        directory = tempfile.mkdtemp(prefix="oip-ray-", dir="/tmp")
+        log.info("starting Ray in %s", directory)
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # else Ray replaces 127.0.0.1 by the machine's own address, for clusters of
+        # several, and listens on every interface
+        _switch_off(
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ray_constants.ENABLE_RAY_CLUSTER"
+        )
+        cpus = max(os.cpu_count() or 1, math.ceil(self._cpus))
+        self._head = subprocess.Popen(
+            [sys.executable, "-m", "oip_host.ray_head", directory, str(cpus)],
+            env={**os.environ, MARK: directory},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._head.stdout is not None
+        address = self._head.stdout.readline().decode().strip()
+        if not address:
+            raise ModelNotReady("Ray does not start; the log has the reason")
+        return address
+
+    def _can_have(self, wanted: Mapping[str, Any]) -> None:
+        """Refuse what the host's own Ray will never have."""
+        if self.address is not None:
+            return
+        import ray
+
+        offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        needed = {"GPU": wanted.get("num_gpus") or 0, **(wanted.get("resources") or {})}
+        for name, amount in needed.items():
+            if amount > offered.get(name, 0.0):
+                raise ModelNotReady(
+                    f"a replica needs {amount:g} of '{name}', and the host's own Ray "
+                    f"has {offered.get(name, 0.0):g}; join a cluster with ray_address"
+                )
+
+    async def stop(self) -> None:
+        """Leave the cluster, and end it if it is the host's own."""
+        if self._started or self._head is not None:
+            await _apart(self._stop)
+
+    def _stop(self) -> None:
+        with self._one_at_a_time:
+            self._end()
+
+    def _end(self) -> None:
+        self._started = False
+        if "ray" in sys.modules:
+            import ray
+
+            with suppress(Exception):  # one that has died is as good
+                ray.shutdown()
+        if self._head is not None:
+            assert self._head.stdin is not None
+            self._head.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._head.wait(ENDS_S)
+            self._head = None
+
+
+async def _apart(function: Callable[..., T], *args: Any) -> T:
+    """Run a function in a thread of its own, which the host does not wait for to end.
+
+    Ray waits for minutes for what is not there.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = function(*args)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name="ray", daemon=True).start()
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _switch_off(variable: str, name: str) -> None:
+    """Set a switch that Ray reads when it is imported, which it may have been."""
+    os.environ[variable] = "0"
+    module, _, attribute = name.partition(".")
+    imported = sys.modules.get(f"ray._private.{module}")
+    if imported is not None:
+        setattr(imported, attribute, False)
+
+
+def _let_threads_pickle() -> None:
+    """Keep threads of Ray Serve from each other's throats.
+
+    For each configuration of a deployment it has a module of its own pickled by value
+    for a moment, and the second of two threads that do so at once finds it taken back.
+    By reference, as it is then, is as good.
+    """
+    from ray import cloudpickle
+
+    take_back: Any = cloudpickle.unregister_pickle_by_value
+
+    def take_back_if_there(module: Any) -> None:
+        with suppress(ValueError):
+            take_back(module)
+
+    cloudpickle.unregister_pickle_by_value = take_back_if_there
+
+
+def _cause(error: BaseException) -> str:
+    """What an error of Ray's began with, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,197 @@
+"""What runs in a replica: one model with its handler, and how it answers the host.
+
+Ray Serve makes a `Replica` from a `Blueprint` in each replica's process. Its model is
+the host's own `AissembleOIPKServe`, so a handler meets the same lanes, checks and
+errors in a replica as in the host. Nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from oip_host import errors, options
+from oip_host.construction import constructed
+from oip_host.errors import HandlerFault, OIPError
+from oip_host.model import AissembleOIPKServe, has_own_probe
+from oip_host.options import ModelOptions
+from oip_host.sources import Values
+from oip_host.tensors import TensorData
+from oip_host.types import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadataResponse,
+    ResponseOutput,
+    trusted,
+)
+
+__all__ = ["Blueprint", "Described", "Failure", "NotLoaded", "Replica", "local_path"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that a replica has to know, as the host sends it."""
+
+    model: str
+    version: str
+    handler: Any
+    """A class or factory, or `package.module:Name` that only replicas can import."""
+    target: str
+    """Where the handler is, as messages name it."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    values: Values | None = None
+    """The handler's settings as they were given, for replicas to make `Settings` of."""
+    max_concurrency: int | None = None
+    path: Sequence[str] = ()
+    """Directories of the host's `sys.path` that are of no environment."""
+
+    def make(self) -> Any:
+        """The handler; raises HandlerFault, and what its import raises."""
+        sys.path += [entry for entry in self.path if entry not in sys.path]
+        handler, arguments = self.handler, self.arguments
+        if isinstance(handler, str):
+            handler = _imported(handler)
+        if self.values is not None:
+            key = self.model, self.version
+            made, faults = options.handler_settings(handler, key, self.values)
+            if faults:
+                raise HandlerFault("; ".join(faults))
+            arguments = {"settings": made} if made is not None else {}
+        return constructed(handler, self.model, self.target, arguments)
+
+
+def local_path() -> list[str]:
+    """The directories of `sys.path` that are of no environment, as of code at work."""
+    bases = tuple({sys.prefix, sys.base_prefix, sys.exec_prefix})
+    paths = (os.path.abspath(entry) for entry in sys.path)
+    return [path for path in paths if not path.startswith(bases)]
+
+
+def _imported(reference: str) -> Any:
+    module, _, attributes = reference.partition(":")
+    value: Any = import_module(module)
+    for attribute in attributes.split("."):
+        value = getattr(value, attribute)
+    return value
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way to the host, without traceback, path or address."""
+
+    kind: str
+    """The name of a class in `oip_host.errors`."""
+    text: str
+
+    @classmethod
+    def of(cls, error: OIPError) -> Failure:
+        """The failure for an error, whose own class only the replica may know."""
+        known = (each.__name__ for each in type(error).__mro__)
+        return cls(next(k for k in known if k in errors.__all__), str(error))
+
+    def error(self) -> OIPError:
+        """The error again."""
+        made: OIPError = getattr(errors, self.kind)(self.text)
+        return made
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the host has to know of a handler that it does not see."""
+
+    metadata: ModelMetadataResponse | Failure
+    takes_v1: bool
+    probes: bool
+    """Whether it has a `model_ready` of its own."""
+    check_metadata: bool
+    idempotent: bool
+
+
+class NotLoaded(Exception):
+    """The handler does not load; the text has the reason between two marks.
+
+    Ray hands on an exception as text only, inside its own.
+    """
+
+    _BEGIN, _END = "<oip-host: ", " :oip-host>"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{self._BEGIN}{reason}{self._END}")
+
+    @classmethod
+    def reason(cls, text: str) -> str | None:
+        """The reason in a text, None where it has none."""
+        _, found, rest = text.rpartition(cls._BEGIN)
+        return rest.partition(cls._END)[0] if found else None
+
+
+class Replica:
+    """One handler in a replica. Failures are answers: Ray would wrap what is raised."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, blueprint: Blueprint
+    ) -> None:
+        # the host admits and times the requests
+        unlimited = ModelOptions(
+            max_concurrency=blueprint.max_concurrency,
+            max_queue=sys.maxsize,
+            timeout_s=math.inf,
+        )
+        self._model = AissembleOIPKServe(
+            blueprint.model,
+            blueprint.make,
+            version=blueprint.version,
+            options=unlimited,
+        )
+        if not await self._model.load_handler():
+            raise NotLoaded(self._model.reason)
+        # Ray Serve calls it of the object, where Python would of the class
+        self.__del__ = self._model.unload_handler
+
+    async def describe(self) -> Described:
+        """What the host asks once for all replicas."""
+        handler = self._model.model_handler
+        metadata: ModelMetadataResponse | Failure
+        try:
+            metadata = await self._model.metadata()
+        except OIPError as error:
+            metadata = Failure.of(error)
+        return Described(
+            metadata,
+            takes_v1=self._model.is_kserve_model,
+            probes=has_own_probe(handler),
+            check_metadata=bool(getattr(handler, "check_metadata", False)),
+            idempotent=bool(getattr(handler, "idempotent", False)),
+        )
+
+    async def ready(self) -> bool:
+        """What the handler's own `model_ready` says."""
+        return await self._model.healthy()
+
+    async def infer(self, request: InferenceRequest) -> InferenceResponse | Failure:
+        """The handler's answer, in memory that its next call does not touch."""
+        try:
+            return await self._model.encoded(request, _own, "replica")
+        except OIPError as error:
+            return Failure.of(error)
+
+    async def predict_v1(self, *args: Any) -> Any:
+        """The answer of a `kserve.Model` to a V1 request, with its headers."""
+        try:
+            return await self._model.predict_v1(*args)
+        except OIPError as error:
+            return Failure.of(error)
+
+
+def _own(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
+    """The answer with arrays of its own: it is sent while the handler goes on."""
+    outputs = []
+    for output in response.outputs:
+        data = TensorData(output.data.elements(output.datatype).copy())
+        outputs.append(trusted(ResponseOutput, {**output.__dict__, "data": data}))
+    return trusted(InferenceResponse, {**response.__dict__, "outputs": outputs})

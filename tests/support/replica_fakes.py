@@ -1,0 +1,152 @@
+"""Handlers for replicas, served as `replica_fakes:Name`; they do what a request says.
+
+The directory named in REPLICA_DIR is what they and the tests share: `<model>.life` has
+a line for each load and unload, with the process.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import kserve
+import numpy as np
+
+import oip_host
+from oip_host import (
+    Datatype,
+    InferenceRequest,
+    InferenceResponse,
+    MetadataTensor,
+    ModelHandler,
+    ModelMetadataResponse,
+    ModelReadyResponse,
+    Parameters,
+    ResponseOutput,
+)
+
+
+def shared(name: str) -> Path:
+    """A file that handlers and tests share."""
+    return Path(os.environ["REPLICA_DIR"], name)
+
+
+class Obeys(ModelHandler):
+    """A text is an order, and its outcome the answer; numbers come back."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        tensor = payload.inputs[0]
+        array = tensor.as_numpy()
+        told = {"process": os.getpid(), "borrowed": not array.flags.owndata}
+        if tensor.datatype == Datatype.BYTES:
+            order, *arguments = array.flat[0].decode().split()
+            array = np.array([getattr(self, order)(*arguments)], object)
+        return InferenceResponse(
+            model_name=model_name,
+            parameters=Parameters.model_validate(told),
+            outputs=[ResponseOutput.from_numpy("y", array)],
+        )
+
+    def tell(self, name: str) -> str:
+        """The process, or the Python that it runs."""
+        return {"process": str(os.getpid()), "python": sys.executable}[name]
+
+    def wait(self, seconds: str) -> str:
+        time.sleep(float(seconds))
+        return seconds
+
+    def fail(self, kind: str) -> str:
+        made = getattr(builtins, kind, None) or getattr(oip_host, kind)
+        raise made("the handler's own words")
+
+    def die(self, once: str = "") -> str:
+        """End the process; with a name only the first that is told so."""
+        if not once or not shared(once).exists():
+            if once:
+                shared(once).touch()
+            os._exit(9)
+        return "lives"
+
+    def model_metadata(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelMetadataResponse:
+        tensor = MetadataTensor(name="x", datatype=Datatype.BYTES, shape=[-1])
+        return ModelMetadataResponse(
+            name=model_name, platform="test", inputs=[tensor], outputs=[tensor]
+        )
+
+    def model_load(self, model_name: str) -> bool:
+        self._note(model_name, "load")
+        return True
+
+    def model_unload(self, model_name: str) -> None:
+        self._note(model_name, "unload")
+
+    def model_ready(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelReadyResponse:
+        ready = not shared(f"{model_name}.unready").exists()
+        return ModelReadyResponse(name=model_name, ready=ready)
+
+    @staticmethod
+    def _note(model: str, what: str) -> None:
+        with shared(f"{model}.life").open("a") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+
+class Again(Obeys):
+    """The same, and it may be asked again."""
+
+    idempotent = True
+
+
+class Reuses(Obeys):
+    """Answers in the same memory each time, a little later."""
+
+    memory = np.zeros(300_000, np.float32)
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        self.memory[:] = payload.inputs[0].as_numpy().flat[0]
+        outputs = [ResponseOutput.from_numpy("y", self.memory)]
+        return InferenceResponse(model_name=model_name, outputs=outputs)
+
+
+class Flawed(Obeys):
+    """Does not load."""
+
+    def model_load(self, model_name: str) -> bool:
+        raise OSError("no weights here")
+
+
+class Former(kserve.Model):  # type: ignore[misc]  # kserve has no types
+    """A `kserve.Model` for both protocols: doubles what it is given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.ready = True
+
+    def predict(
+        self, payload: Any, headers: Any = None, response_headers: Any = None
+    ) -> Any:
+        if isinstance(payload, dict):
+            if payload["instances"] == ["wrong"]:
+                raise kserve.errors.InvalidInput("the model's own words")
+            return {"predictions": [2 * each for each in payload["instances"]]}
+        array = 2 * payload.inputs[0].as_numpy()
+        output = kserve.InferOutput("y", list(array.shape), "FP32")
+        output.set_data_from_numpy(array, binary_data=False)
+        return kserve.InferResponse(payload.id or "1", self.name, [output])

@@ -1,0 +1,29 @@
+"""A Ray of two nodes on the loopback interface: `two_nodes.py <directory>`.
+
+Writes its address and the process of its second node, kills that node when it is told
+to by a line, and ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ray.cluster_utils import Cluster
+
+
+def main() -> None:
+    """Keep the nodes."""
+    head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sys.argv[1]}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    second = cluster.add_node(num_cpus=1)
+    (raylet,) = second.all_processes["raylet"]
+    print(cluster.address, raylet.process.pid, flush=True)
+    if sys.stdin.readline():
+        cluster.remove_node(second, allow_graceful=False)
+        print("killed", flush=True)
+        sys.stdin.read()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,403 @@
+"""Models in replicas of Ray Serve are, for a client, like models in the host."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+from support.carriers import LENGTH, raw
+from support.clusters import processes_of
+from support.process import Server, wait_for
+from support.wire import Reply, infer_both, infer_grpc, infer_rest, request, rpc
+
+pytestmark = pytest.mark.timeout(300)
+
+HANDLERS = (
+    "many=replica_fakes:Obeys",
+    "again=replica_fakes:Again",
+    "former=replica_fakes:Former",
+    "reuses=replica_fakes:Reuses",
+    "flawed=replica_fakes:Flawed?",
+    "local=replica_fakes:Obeys",
+)
+MODELS = {
+    "many": {"replicas": 2, "num_cpus": 0.5, "max_ongoing_requests": 2, "max_queue": 2},
+    "again": {"replicas": 1, "timeout_s": 60},
+    "former": {"replicas": 1},
+    "reuses": {"replicas": 1, "max_ongoing_requests": 4},
+    "flawed": {"replicas": 1},
+    "local": {"max_queue": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the handlers and the tests share."""
+    return tmp_path_factory.mktemp("replicas")
+
+
+@pytest.fixture(scope="module")
+def host(directory: Path) -> Iterator[Server]:
+    """A host with a Ray of its own, and no home to write to."""
+    variables = {
+        "OIP_MODELS": json.dumps(MODELS),
+        "REPLICA_DIR": str(directory),
+        "HOME": "/nonexistent",
+    }
+    arguments = (f"--handlers={','.join(HANDLERS)}", "--model_control=explicit")
+    with Server(*arguments, env=variables) as server:
+        wait_for(lambda: settled(server), "the end of all loads", 180)
+        yield server
+
+
+def settled(server: Server) -> bool:
+    index = server.post("/v2/repository/index").json()
+    return all(model["state"] != "LOADING" for model in index)
+
+
+def order(text: str) -> Any:
+    """A request that makes the handler do something."""
+    return request([text], [1], "BYTES")
+
+
+def told(server: Server, model: str, text: str) -> str:
+    """The outcome of an order."""
+    answer = infer_rest(server, model, order(text))
+    assert 200 == answer.status, answer.document
+    return str(answer.document["outputs"][0]["data"][0])
+
+
+def lives(directory: Path, model: str) -> list[str]:
+    path = directory / f"{model}.life"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def processes(server: Server, model: str, replicas: int) -> set[int]:
+    """The processes of a model's replicas, once all of them have answered."""
+    seen: set[int] = set()
+
+    def all_seen() -> bool:
+        with ThreadPoolExecutor(4) as pool:
+            answers = pool.map(
+                lambda _: infer_rest(server, model, order("tell process")), range(4)
+            )
+            found = [a.document["outputs"][0]["data"][0] for a in answers]
+        seen.update(map(int, found))
+        return len(seen) >= replicas
+
+    wait_for(all_seen, f"answers of {replicas} replicas")
+    return seen
+
+
+# -- as in the host -----------------------------------------------------------
+
+
+def test_the_host_is_ready_with_its_replicas(host: Server) -> None:
+    """Local and replicated models live side by side, and count alike."""
+    assert 200 == host.get("/v2/health/ready").status_code
+    assert rpc(host, "ServerReady").ready
+    index = {m["name"]: m["state"] for m in host.post("/v2/repository/index").json()}
+    ready = dict.fromkeys(["many", "again", "former", "reuses", "local"], "READY")
+    assert {**ready, "flawed": "UNAVAILABLE"} == index
+
+
+def test_a_replica_answers_by_both_protocols(host: Server) -> None:
+    """Names, versions, ids and parameters are as those of a local model."""
+    document = {**request([1.5, 2.5], [2]), "id": "mine"}
+    for reply in infer_both(host, "many", document):
+        assert reply.status in (200, "OK"), reply
+        assert ("many", "1", "mine") == tuple(
+            reply.document[key] for key in ("model_name", "model_version", "id")
+        )
+        assert [1.5, 2.5] == reply.document["outputs"][0]["data"]
+
+
+def test_metadata_and_configuration_are_the_handlers(host: Server) -> None:
+    """What is told of a replicated model differs from a local one by its name only."""
+    for path in ("", "/config"):
+        replicated = host.get(f"/v2/models/many{path}").json()
+        local = host.get(f"/v2/models/local{path}").json()
+        assert local == {**replicated, "name": "local"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        order("fail ValueError"),
+        order("fail TypeError"),
+        order("fail RuntimeError"),
+        order("fail NotImplementedError"),
+        order("fail SystemExit"),
+        order("fail InvalidRequest"),
+        order("fail ModelNotReady"),
+        order("fail HandlerFault"),
+        request([1.0], [2]),
+        request([300], [1], "UINT8"),
+        {**request([1.0], [1]), "outputs": [{"name": "none"}]},
+    ],
+    ids=lambda wrong: str(wrong["inputs"][0]["data"][0]),
+)
+def test_errors_arrive_as_the_handler_raised_them(host: Server, wrong: Any) -> None:
+    """Status, code and text are those of a local model: no traceback, path, address."""
+    replicated = infer_both(host, "many", wrong)
+    local = infer_both(host, "local", wrong)
+    for here, there in zip(local, replicated, strict=True):
+        assert here.status == there.status
+        assert here.error.replace("'local'", "'many'") == there.error
+
+
+def test_a_kserve_model_answers_v1_and_v2(host: Server) -> None:
+    """A `kserve.Model` in a replica takes the body as it is."""
+    answer = host.post("/v1/models/former:predict", json={"instances": [1, 2]})
+    assert (200, {"predictions": [2, 4]}) == (answer.status_code, answer.json())
+    wrong = host.post("/v1/models/former:predict", json={"instances": ["wrong"]})
+    assert (400, {"error": "the model's own words"}) == (
+        wrong.status_code,
+        wrong.json(),
+    )
+    for reply in infer_both(host, "former", request([1.0, 2.0], [2])):
+        assert [2.0, 4.0] == reply.document["outputs"][0]["data"]
+
+
+def test_large_tensors_travel_as_buffers(host: Server) -> None:
+    """The handler reads the tensor in the memory of Ray's object store."""
+    array = np.arange(150_528, dtype=np.float32)
+    data = raw(array)
+    head = {
+        "inputs": [
+            {
+                "name": "x",
+                "shape": [array.size],
+                "datatype": "FP32",
+                "parameters": {"binary_data_size": len(data)},
+            }
+        ],
+        "parameters": {"binary_data_output": True},
+    }
+    text = json.dumps(head).encode()
+    answer = host.post(
+        "/v2/models/again/infer",
+        content=text + data,
+        headers={LENGTH: str(len(text))},
+    )
+    length = int(answer.headers[LENGTH])
+    document = json.loads(answer.content[:length])
+    assert document["parameters"]["borrowed"] is True
+    assert data == answer.content[length:]
+
+
+def test_an_answer_is_the_requests_own(host: Server) -> None:
+    """A handler that answers in the same memory again spoils no answer on its way."""
+
+    def ask(number: int) -> set[float]:
+        reply = infer_rest(host, "reuses", request([float(number)], [1]))
+        return set(reply.document["outputs"][0]["data"])
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(12)))
+    assert [{float(number)} for number in range(12)] == answers
+
+
+def test_a_handler_that_does_not_load_tells_why(host: Server) -> None:
+    """The reason is the handler's, without Ray's words around it."""
+    text = "model 'flawed' version '1' is not ready: OSError: no weights here"
+    assert text == infer_rest(host, "flawed", request([1.0], [1])).error
+    assert ("UNAVAILABLE", text) == (
+        (reply := infer_grpc(host, "flawed", request([1.0], [1]))).status,
+        reply.error,
+    )
+
+
+def test_each_replica_loads_its_handler_once(host: Server, directory: Path) -> None:
+    """There are as many processes as replicas, and each one has loaded once."""
+    found = processes(host, "many", 2)
+    assert 2 == len(found)
+    loads = Counter(line for line in lives(directory, "many") if line[:5] == "load ")
+    assert {f"load {process}": 1 for process in found} == {
+        line: count for line, count in loads.items() if int(line.split()[1]) in found
+    }
+
+
+def test_what_replicas_answer_is_counted(host: Server) -> None:
+    """Metrics and statistics have the replicated models as they have the others."""
+    before = host.get("/v2/models/former/stats").json()["model_stats"][0]
+    infer_both(host, "former", request([1.0], [1]))
+    after = host.get("/v2/models/former/stats").json()["model_stats"][0]
+    assert before["inference_count"] + 2 == after["inference_count"]
+    metrics = host.get("/metrics").text
+    name = 'oip_requests_total{model_name="former",model_version="1",outcome="ok"'
+    assert f'{name},protocol="grpc"}}' in metrics
+    assert 'request_predict_seconds_count{model_name="former"}' in metrics
+
+
+def test_readiness_is_what_the_handler_says(host: Server, directory: Path) -> None:
+    """The handler's own `model_ready` is asked in a replica."""
+    path = directory / "again.unready"
+    path.touch()
+    try:
+        assert 503 == host.get("/v2/models/again/ready").status_code
+    finally:
+        path.unlink()
+    assert 200 == host.get("/v2/models/again/ready").status_code
+
+
+# -- limits -------------------------------------------------------------------
+
+
+def test_a_request_beyond_the_queue_is_refused(host: Server) -> None:
+    """Replicas and queue hold so many; those beyond are refused, by both protocols."""
+    text = "model 'many' has 2 requests waiting, which is its max_queue"
+
+    def ask(number: int) -> Reply:
+        infer = infer_grpc if number % 2 else infer_rest
+        return infer(host, "many", order("wait 0.7"))
+
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(ask, range(16)))
+    refused = [reply for reply in replies if reply.status not in (200, "OK")]
+    assert 6 <= len(replies) - len(refused) < 16  # two for each replica, two that wait
+    assert {text} == {reply.error for reply in refused}
+    assert {503, "RESOURCE_EXHAUSTED"} == {reply.status for reply in refused}
+    waits = {r.headers["retry-after"] for r in refused if r.status == 503}
+    assert {"1"} == waits
+
+
+def test_a_request_past_its_deadline_is_told_so(host: Server) -> None:
+    """The client's deadline ends the wait, and the replica goes on to the next."""
+    reply = infer_grpc(host, "again", order("wait 3"), timeout_s=0.5)
+    assert "DEADLINE_EXCEEDED" == reply.status
+    assert "0" == told(host, "again", "wait 0")
+
+
+# -- death --------------------------------------------------------------------
+
+
+def test_a_replica_that_dies_is_a_clear_refusal(host: Server) -> None:
+    """The request that it took is 503, UNAVAILABLE, and the next one succeeds."""
+    text = "a replica of model 'many' died while it answered; ask again"
+    for reply in (
+        infer_rest(host, "many", order("die")),
+        infer_grpc(host, "many", order("die")),
+    ):
+        assert reply.status in (503, "UNAVAILABLE")
+        assert text == reply.error
+        assert told(host, "many", "tell process")
+
+
+def test_an_idempotent_handler_is_asked_again(host: Server) -> None:
+    """No client sees the death of a replica whose handler may be asked again."""
+    assert "lives" == told(host, "again", "die at-the-first-time")
+
+
+def test_readiness_follows_the_replicas(host: Server) -> None:
+    """With its only replica dead a model is not ready, and ready with the next one."""
+    (process,) = processes(host, "again", 1)
+    os.kill(process, signal.SIGKILL)
+    wait_for(
+        lambda: host.get("/v2/models/again/ready").status_code == 503, "unreadiness"
+    )
+    assert 503 == host.get("/v2/health/ready").status_code
+    wait_for(lambda: host.get("/v2/models/again/ready").status_code == 200, "readiness")
+    assert {process}.isdisjoint(processes(host, "again", 1))
+
+
+def test_the_death_of_a_replica_costs_only_what_it_had(host: Server) -> None:
+    """Of all that is sent, each is answered or clearly refused; few are refused."""
+    before = processes(host, "many", 2)
+    victim = before.pop()
+    statuses: Counter[int] = Counter()
+    with httpx.Client(base_url=host.url, timeout=60) as client:
+
+        def ask(number: int) -> int:
+            if number == 60:
+                os.kill(victim, signal.SIGKILL)
+            path = "/v2/models/many/infer"
+            return client.post(path, json=order("wait 0.005")).status_code
+
+        with ThreadPoolExecutor(4) as pool:
+            statuses.update(pool.map(ask, range(200)))
+    assert 200 == statuses[200] + statuses[503]
+    assert statuses[503] <= 2  # max_ongoing_requests of the one that died
+    after = processes(host, "many", 2)
+    assert victim not in after
+
+
+# -- the model repository -----------------------------------------------------
+
+
+def test_a_reload_has_new_replicas_without_a_gap(host: Server, directory: Path) -> None:
+    """While a model is loaded anew it answers, and its old replicas unload."""
+    before = processes(host, "again", 1)
+    answers: list[int | str] = []
+    with ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(host.post, "/v2/repository/models/again/load")
+        while not reload.done():
+            answers.append(infer_rest(host, "again", order("wait 0")).status)
+        assert 200 == reload.result().status_code, reload.result().text
+    assert {200} == set(answers)
+    assert before.isdisjoint(processes(host, "again", 1))
+    (process,) = before
+    assert f"unload {process}" in lives(directory, "again")
+
+
+def test_an_unloaded_model_has_no_replicas(host: Server, directory: Path) -> None:
+    """Its handler unloads and its process ends; loaded again it answers."""
+    (process,) = processes(host, "again", 1)
+    assert 200 == host.post("/v2/repository/models/again/unload").status_code
+    assert f"unload {process}" in lives(directory, "again")
+    wait_for(lambda: not os.path.exists(f"/proc/{process}"), "the end of the replica")
+    assert 503 == infer_rest(host, "again", order("wait 0")).status
+    assert 200 == host.get("/v2/health/ready").status_code
+    assert 200 == host.post("/v2/repository/models/again/load").status_code
+    assert {process}.isdisjoint(processes(host, "again", 1))
+
+
+# -- the host's own Ray -------------------------------------------------------
+
+
+def ray_directory(server: Server) -> str:
+    found = re.search(r"starting Ray in (\S+)", server.log)
+    assert found, server.log
+    return found[1]
+
+
+def test_ray_keeps_to_the_loopback_and_its_directory(host: Server) -> None:
+    """Nobody from outside reaches it, but for a port of each replica, with the token.
+
+    That port is Ray Serve's own, for calls between replicas.
+    """
+    directory = ray_directory(host)
+    assert 0o700 == os.stat(directory).st_mode & 0o777
+    open_to_all = set()
+    for process in map(psutil.Process, processes_of(directory)):
+        for connection in process.connections("tcp"):
+            address = connection.laddr.ip.removeprefix("::ffff:")
+            outside = address not in ("127.0.0.1", "::1")
+            if connection.status == psutil.CONN_LISTEN and outside:
+                open_to_all.add(process.cmdline()[0].partition(":oip-")[0])
+    assert open_to_all <= {"ray::ServeReplica"}
+
+
+def test_sigterm_ends_the_host_and_its_ray(host: Server, directory: Path) -> None:
+    """Handlers unload, the exit code is 0, and no process or file is left."""
+    (process,) = processes(host, "again", 1)
+    ray = ray_directory(host)
+    assert processes_of(ray)
+    assert 0 == host.stop()
+    assert f"unload {process}" in lives(directory, "again")
+    assert [] == processes_of(ray)
+    assert not os.path.exists(ray)
