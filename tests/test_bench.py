@@ -18,9 +18,15 @@ sys.path.append(str(Path(__file__).parent.parent))
 from bench import report
 from bench.chart import draw
 from bench.load import percentile
+from bench.measure import tree
 from bench.results import About, Load, Measured, Results, Start, read, save
+from bench.sample import Figures, Sample
+from bench.scaling import figures, table
 from bench.summary import Figure, compared
 from bench.tables import duration
+from bench.ways import Request, Subject, Way
+
+from oip_host.ray_head import MARK
 
 ROOT = Path(__file__).parent.parent
 ECHO = """
@@ -232,3 +238,51 @@ def test_a_percentile_is_one_of_the_times(expected: float, percent: float) -> No
 def test_a_duration_has_three_digits(expected: str, seconds: float) -> None:
     """Durations are in the unit that fits."""
     assert expected == duration(seconds)
+
+
+# -- ways to serve a model ----------------------------------------------------
+
+SUBJECT = Subject(
+    "a model", (), (Way("one"), Way("two", ("--workers=2",))),
+    lambda: Request(b"", b"", lambda answer: None),
+)  # fmt: skip
+
+
+def sample(rate: float) -> Sample:
+    """So many requests a second, for 10 ms each, in 500 MB, ready after 2 s."""
+    load = Figures(rate, 0.01, client_cores=0.1, other_cores=0.0)
+    return Sample(2.0, 500.0, load)
+
+
+def test_a_way_is_held_against_the_first_one_of_its_round() -> None:
+    """The ratio is the median of the rounds' ratios, and the first way has none."""
+    samples = {
+        "one": {1: sample(10), 2: sample(20), 3: sample(40)},
+        "two": {1: sample(19), 2: sample(60), 3: sample(40)},
+    }
+    found = figures(SUBJECT, samples, lambda one: one.load.rate)
+    assert Figure(20.0) == found["one"]
+    assert (40.0, 1.9) == (found["two"].value, found["two"].ratio)
+
+
+def test_a_table_has_a_row_for_each_way_and_what_is_set_for_it() -> None:
+    """Medians with their units, and ratios in brackets."""
+    rows = table(SUBJECT, {"one": {1: sample(10)}, "two": {1: sample(19)}}).splitlines()
+    assert [
+        "| one | nothing | 10.0 | 10.0 ms | 500 MB | 2.00 s |",
+        "| two | `--workers=2` | 19.0 (1.90) | 10.0 ms (1.00) | 500 MB (1.00) "
+        "| 2.00 s (1.00) |",
+    ] == rows[2:]
+
+
+def test_the_processes_of_a_host_are_also_those_of_its_ray(tmp_path: Path) -> None:
+    """One that is nobody's child there is found by its mark, and nobody else's is."""
+    sleep = [sys.executable, "-c", "input()"]
+    marks = [{MARK: str(tmp_path / name)} for name in ("ours", "ours", "theirs")]
+    started = [subprocess.Popen(sleep, stdin=subprocess.PIPE, env=one) for one in marks]
+    try:
+        family = [process.pid for process in tree(started[0].pid)]
+        assert [one.pid for one in started[:2]] == family
+    finally:
+        for process in started:
+            process.communicate(b"\n")

@@ -286,6 +286,27 @@ def test_sigterm_while_ray_starts_ends_the_host(serve: Serve) -> None:
     wait_for(lambda: not os.path.exists(found[1]), "the end of its directory")
 
 
+def test_a_ray_that_breaks_takes_no_host_with_it(serve: Serve) -> None:
+    """With Ray's own centre dead the host goes on, says so, and ends as it should."""
+    server = serve(
+        "--handlers=m=fakes:Echo,local=fakes:Echo",
+        "--models.m.replicas=1",
+        "--grace_period_s=2",
+    )
+    wait_for(lambda: settled(server), "the end of all loads", STARTS_S)
+    found = re.search(r"starting Ray in (\S+)", server.log)
+    assert found
+    for process in map(psutil.Process, processes_of(found[1])):
+        if "gcs_server" in process.name():
+            process.kill()
+    wait_for(lambda: server.get("/v2/health/ready").status_code == 503, "unreadiness")
+    reason = "model 'm' version '1' is not ready: Ray does not tell of its replicas"
+    assert reason == server.get("/v2/health/ready").json()["error"]
+    assert 200 == infer_rest(server, "local", request([1.0], [1])).status
+    assert 0 == server.stop()
+    wait_for(lambda: not processes_of(found[1]), "the end of Ray")
+
+
 # -- conformance --------------------------------------------------------------
 
 

@@ -62,6 +62,8 @@ class Cluster:
         self._cpus = 0.0
         self._one_at_a_time = threading.Lock()
         """Held while Ray is started, deploys or is stopped."""
+        self._asking = threading.Lock()
+        self._asked: Future[dict[str, Application]] | None = None
         self._started = False
         self._prefix = ""
         self.on_joined: Callable[[], Any] = lambda: None
@@ -114,20 +116,17 @@ class Cluster:
         return handle
 
     async def state(self, name: str) -> Application:
-        """How an application is."""
-        return await _apart(self._state, name)
+        """How an application is.
 
-    def _state(self, name: str) -> Application:
-        from ray import serve
-        from ray.serve._private.common import ReplicaState
-
-        found = serve.status().applications.get(self._prefix + name)
-        if found is None:
-            return Application("NOT_STARTED", 0, "")
-        states = [each.replica_states for each in found.deployments.values()]
-        running = sum(state.get(ReplicaState.RUNNING, 0) for state in states)
-        messages = [found.message, *(d.message for d in found.deployments.values())]
-        return Application(found.status.value, running, "\n".join(messages))
+        All who ask at the same time wait for the same answer: a Ray in trouble may take
+        for ever.
+        """
+        with self._asking:
+            if self._asked is None or self._asked.done():
+                self._asked = _in_a_thread(_applications)
+            asked = self._asked
+        found = await asyncio.shield(asyncio.wrap_future(asked))
+        return found.get(self._prefix + name, Application("NOT_STARTED", 0, ""))
 
     async def delete(self, name: str) -> None:
         """Have the replicas of an application unload and end; waits for that."""
@@ -153,6 +152,9 @@ class Cluster:
             return
         # else a call that comes too late starts another Ray
         _switch_off("RAY_ENABLE_AUTO_CONNECT", "auto_init_hook.enable_auto_connect")
+        # else Ray ends this process, and all other models with it, where it has lost
+        # the cluster for a minute
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(2**31 - 1))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # of what replicas print
         if self._token_file is not None:
@@ -260,7 +262,28 @@ class Cluster:
             self._head = None
 
 
+def _applications() -> dict[str, Application]:
+    """All applications of Ray Serve, by name."""
+    from ray import serve
+    from ray.serve._private.common import ReplicaState
+
+    applications = {}
+    for name, found in serve.status().applications.items():
+        states = [each.replica_states for each in found.deployments.values()]
+        running = sum(state.get(ReplicaState.RUNNING, 0) for state in states)
+        messages = [found.message, *(d.message for d in found.deployments.values())]
+        applications[name] = Application(
+            found.status.value, running, "\n".join(messages)
+        )
+    return applications
+
+
 async def _apart(function: Callable[..., T], *args: Any) -> T:
+    """What a function returns that may wait for long."""
+    return await asyncio.shield(asyncio.wrap_future(_in_a_thread(function, *args)))
+
+
+def _in_a_thread(function: Callable[..., T], *args: Any) -> Future[T]:
     """Run a function in a thread of its own, which the host does not wait for to end.
 
     Ray waits for minutes for what is not there.
@@ -276,7 +299,7 @@ async def _apart(function: Callable[..., T], *args: Any) -> T:
             future.set_result(result)
 
     threading.Thread(target=run, name="ray", daemon=True).start()
-    return await asyncio.shield(asyncio.wrap_future(future))
+    return future
 
 
 def _switch_off(variable: str, name: str) -> None:

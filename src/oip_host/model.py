@@ -115,7 +115,7 @@ class AissembleOIPKServe(KServeFace):
         self._source = model_handler
         self.model_handler: Any = None
         self._metadata: ModelMetadataResponse | OIPError | None = None
-        self._healthy = True
+        self._healthy, self._doubt = True, _REASONS[State.READY]
         self._lane: Lane = ThreadLane(name, 1, self.options.max_queue)
         self._loop_lane: LoopLane | None = None
         self._infer_lane: Lane = self._lane
@@ -150,7 +150,7 @@ class AissembleOIPKServe(KServeFace):
 
     def not_ready(self) -> ModelNotReady:
         """Why the model cannot answer now, as an error."""
-        reason = self.reason or _REASONS[self.state]
+        reason = self.reason or (self._doubt if self.ready else _REASONS[self.state])
         return ModelNotReady(
             f"model '{self.name}' version '{self.version}' is not ready: {reason}"
         )
@@ -171,9 +171,13 @@ class AissembleOIPKServe(KServeFace):
             elif not (lane := self._lane_for(asked)).pending:
                 job = lane.submit(asked, self.name, self.version, timeout_s=PROBE_S)
                 self._healthy = bool((await job).ready)
-        except Exception:
-            log.exception("model_ready of model '%s' failed", self.name)
+            self._doubt = _REASONS[State.READY]
+        except Exception as error:
             self._healthy = False
+            if isinstance(error, ModelNotReady):
+                self._doubt = str(error)
+            else:
+                log.exception("model_ready of model '%s' failed", self.name)
         if self._successor is not None:  # while its handler was asked
             return await self._successor.healthy()
         return self._healthy and self.ready

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ __all__ = ["MARK"]
 
 MARK = "OIP_RAY_DIRECTORY"
 """The variable that Ray's processes inherit, with the directory of their session."""
+ENDS_S = 5.0
+"""Seconds that Ray has to end by itself."""
 LONGEST_S = 15.0
 """Seconds after which it gives up on a process that does not end."""
 QUIET_S = 0.3
@@ -39,6 +42,7 @@ def main() -> None:
         _keep(directory, int(cpus))
     finally:
         _clear_up(directory)
+    os._exit(0)  # Ray's own end waits for what is no more
 
 
 def _keep(directory: str, cpus: int) -> None:
@@ -55,7 +59,9 @@ def _keep(directory: str, cpus: int) -> None:
     )
     print(started.address_info["gcs_address"], flush=True)
     sys.stdin.buffer.read()
-    ray.shutdown()
+    ending = threading.Thread(target=ray.shutdown, daemon=True)
+    ending.start()
+    ending.join(ENDS_S)  # it waits for minutes where a part of Ray has died
 
 
 def _clear_up(directory: str) -> None:

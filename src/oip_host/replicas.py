@@ -32,6 +32,8 @@ ASKED_EVERY_S = 0.1
 """Seconds between two looks at replicas that start."""
 SAID_EVERY_S = 30.0
 """Seconds between two lines of the log on replicas that do not start."""
+TELLS_S = 0.8
+"""Seconds in which Ray tells how replicas are; a probe has little more."""
 TRIES = 3
 """How often an idempotent handler is asked where replicas die."""
 AGAIN_S = 0.1
@@ -154,9 +156,13 @@ class Replicated:
     ) -> ModelReadyResponse:
         """Whether a replica runs, and whatever the handler says itself."""
         assert self._known is not None
-        ready = (await self._cluster.state(self._name)).running > 0
-        if ready and self._known.probes:
-            ready = await self._answer("ready")
+        try:
+            state = await asyncio.wait_for(self._cluster.state(self._name), TELLS_S)
+        except Exception:  # whatever Ray raises where it is in trouble
+            raise ModelNotReady("Ray does not tell of its replicas") from None
+        if not state.running:
+            raise ModelNotReady("none of its replicas runs")
+        ready = not self._known.probes or await self._answer("ready")
         return ModelReadyResponse(name=model_name, ready=ready)
 
     async def model_metadata(
