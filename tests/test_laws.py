@@ -18,7 +18,7 @@ LAYERS = [
     "changes", "workers", "plugins", "threads", "lanes", "kserve_api",
     "kserve_messages", "kserve_models", "kserve_face", "boundary",
     "batching", "statistics", "v1", "model", "construction", "replica", "ray_head",
-    "cluster", "replicas", "registry", "repository", "metrics",
+    "ray_join", "cluster", "replicas", "registry", "repository", "metrics",
     "totals", "snapshots", "observers", "memory", "planning",
     "edge.state", "edge.siblings", "edge.shared", "edge.documents", "edge.compression",
     "edge.checks",

@@ -1,8 +1,6 @@
-"""Ray: joins a cluster, or starts one in this machine, for the models with replicas.
+"""The applications of one host in Ray Serve: deployed, asked for, deleted.
 
-Ray is an extra, and takes some ten seconds to start, so it is imported and started when
-the first model asks for it. A Ray of the host's own listens on the loopback interface,
-has a token and a directory of its own, and ends with the host; see `ray_head`.
+Ray is there from the first model that asks for it; `ray_join` says how.
 """
 
 from __future__ import annotations
@@ -11,18 +9,14 @@ import asyncio
 import logging
 import math
 import os
-import secrets
 import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
+from oip_host import ray_join
 from oip_host.errors import ModelNotReady
-from oip_host.ray_head import MARK
 
 __all__ = ["Application", "Cluster"]
 
@@ -30,11 +24,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("oip_host")
 
-ENDS_S = 10.0
-"""Seconds that the host waits for the end of its own Ray."""
 PREFIX = "oip"
 """What the names of a host's applications begin with; the id of its job follows."""
-_QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 class Application(NamedTuple):
@@ -104,7 +95,9 @@ class Cluster:
         self._can_have(options.get("ray_actor_options") or {})
         if isinstance(replica, type):
             replica = serve.deployment(replica)
-        deployment = replica.options(name=name, logging_config=_QUIET, **options)
+        deployment = replica.options(
+            name=name, logging_config=ray_join.QUIET, **options
+        )
         target = serve.RunTarget(
             deployment.bind(argument), name=self._prefix + name, route_prefix=None
         )
@@ -150,36 +143,14 @@ class Cluster:
         """Join a Ray, once."""
         if self._started:
             return
-        # else a call that comes too late starts another Ray
-        _switch_off("RAY_ENABLE_AUTO_CONNECT", "auto_init_hook.enable_auto_connect")
-        # else Ray ends this process, and all other models with it, where it has lost
-        # the cluster for a minute
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(2**31 - 1))
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # of what replicas print
-        if self._token_file is not None:
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ["RAY_AUTH_TOKEN_PATH"] = self._token_file
-        address = self._own() if self.address is None else self.address
-        if "ray" in sys.modules:  # by the user's program: Ray has read all of that
-            from ray._raylet import Config  # type: ignore[attr-defined]
-
-            Config.initialize("")
-        import ray
-        from ray import serve
-
-        try:
-            ray.init(address=address, namespace="oip-host", logging_level=logging.ERROR)
-        except Exception as error:
-            raise ModelNotReady(
-                f"the Ray cluster at {address} cannot be joined: {_cause(error)}"
-            ) from error
+        address = self.address
+        if address is None:
+            cpus = max(os.cpu_count() or 1, math.ceil(self._cpus))
+            self._head, address = ray_join.start_head(cpus)
+        # a name that no other host has in the cluster, also none that joins it later
+        self._prefix = f"{PREFIX}-{ray_join.join(address, self._token_file)}-"
         self.on_joined()
-        _let_threads_pickle()
-        # which no other host has in this cluster, also none that joins it later
-        self._prefix = f"{PREFIX}-{ray.get_runtime_context().get_job_id()}-"
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        ray_join.start_serve()
         self._started = True
         if self.address is not None:
             self._clear_up()
@@ -196,32 +167,6 @@ class Cluster:
             if prefix == PREFIX and ended.intersection(job):
                 log.warning("deleting the replicas of a host that is no more: %s", name)
                 serve.delete(name, _blocking=False)
-
-    def _own(self) -> str:
-        """Start a Ray of the host's own; its address."""
-        # sockets have their paths in there, and those are short
-        directory = tempfile.mkdtemp(prefix="oip-ray-", dir="/tmp")
-        log.info("starting Ray in %s", directory)
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # else Ray replaces 127.0.0.1 by the machine's own address, for clusters of
-        # several, and listens on every interface
-        _switch_off(
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ray_constants.ENABLE_RAY_CLUSTER"
-        )
-        cpus = max(os.cpu_count() or 1, math.ceil(self._cpus))
-        self._head = subprocess.Popen(
-            [sys.executable, "-m", "oip_host.ray_head", directory, str(cpus)],
-            env={**os.environ, MARK: directory},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._head.stdout is not None
-        address = self._head.stdout.readline().decode().strip()
-        if not address:
-            raise ModelNotReady("Ray does not start; the log has the reason")
-        return address
 
     def _can_have(self, wanted: Mapping[str, Any]) -> None:
         """Refuse what the host's own Ray will never have."""
@@ -245,21 +190,9 @@ class Cluster:
 
     def _stop(self) -> None:
         with self._one_at_a_time:
-            self._end()
-
-    def _end(self) -> None:
-        self._started = False
-        if "ray" in sys.modules:
-            import ray
-
-            with suppress(Exception):  # one that has died is as good
-                ray.shutdown()
-        if self._head is not None:
-            assert self._head.stdin is not None
-            self._head.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                self._head.wait(ENDS_S)
-            self._head = None
+            self._started = False
+            head, self._head = self._head, None
+            ray_join.end(head)
 
 
 def _applications() -> dict[str, Application]:
@@ -300,37 +233,3 @@ def _in_a_thread(function: Callable[..., T], *args: Any) -> Future[T]:
 
     threading.Thread(target=run, name="ray", daemon=True).start()
     return future
-
-
-def _switch_off(variable: str, name: str) -> None:
-    """Set a switch that Ray reads when it is imported, which it may have been."""
-    os.environ[variable] = "0"
-    module, _, attribute = name.partition(".")
-    imported = sys.modules.get(f"ray._private.{module}")
-    if imported is not None:
-        setattr(imported, attribute, False)
-
-
-def _let_threads_pickle() -> None:
-    """Keep threads of Ray Serve from each other's throats.
-
-    For each configuration of a deployment it has a module of its own pickled by value
-    for a moment, and the second of two threads that do so at once finds it taken back.
-    By reference, as it is then, is as good.
-    """
-    from ray import cloudpickle
-
-    take_back: Any = cloudpickle.unregister_pickle_by_value
-
-    def take_back_if_there(module: Any) -> None:
-        with suppress(ValueError):
-            take_back(module)
-
-    cloudpickle.unregister_pickle_by_value = take_back_if_there
-
-
-def _cause(error: BaseException) -> str:
-    """What an error of Ray's began with, in a line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__
