@@ -19,7 +19,7 @@ export UV_SYSTEM_CERTS := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test test-all lint test-oldest constraints proto docs clean bench bench-profile bench-start
+.PHONY: serve test test-all lint test-oldest constraints proto docs clean bench bench-profile bench-start bench-scaling
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -109,3 +109,7 @@ bench-profile: $(VENV)/.bench
 ## bench-start: start-up time side by side with a bare KServe server
 bench-start: $(VENV)/.serve $(VENV)/.bench
 	$(BIN)/python -m bench.startup
+
+## bench-scaling: one model in one process, in batches, in workers and in replicas
+bench-scaling: $(VENV)/.all
+	$(BIN)/python -m bench.scaling $(ARGS)

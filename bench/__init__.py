@@ -11,5 +11,8 @@
 `rounds.py` is that loop. `environments.py` installs the peers and the plugin
 `handlers/`; `apps/` has the floor and the models of the peers. `results.py` keeps the
 records, `summary.py` makes figures of them, `tables.py` and `chart.py` show those, and
-`report.py` puts them into the documentation. `startup.py` measures by itself.
+`report.py` puts them into the documentation.
+
+`startup.py`, `profile.py` and `scaling.py` are programs of their own. The last one has
+the ways to serve a model in `ways.py`, and starts and loads a host in `sample.py`.
 """

@@ -22,7 +22,7 @@ import httptools
 from bench.bodies import body_of, headers_of
 from bench.workloads import WORKLOADS, Job, Workload
 
-__all__ = ["Connection", "Send", "clients_of", "get"]
+__all__ = ["Connection", "Send", "clients_of", "get", "post"]
 
 HOST = "127.0.0.1"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -94,6 +94,11 @@ def get(path: str) -> bytes:
     return _head("GET", path, {})
 
 
+def post(name: str, headers: dict[str, str]) -> bytes:
+    """The head of a request to the model of this name; the body follows it."""
+    return _head("POST", f"/v2/models/{name}/infer", headers)
+
+
 def clients_of(job: Job) -> AbstractAsyncContextManager[list[Send]]:
     """As many as the job wants, each with a connection of its own."""
     workload = WORKLOADS[job.workload]
@@ -106,10 +111,7 @@ def clients_of(job: Job) -> AbstractAsyncContextManager[list[Send]]:
 async def _rest(port: int, workload: Workload, count: int) -> AsyncIterator[list[Send]]:
     body = body_of(workload, workload.names[0])
     headers = headers_of(workload, body)
-    heads = {
-        name: _head("POST", f"/v2/models/{name}/infer", headers)
-        for name in workload.names
-    }
+    heads = {name: post(name, headers) for name in workload.names}
 
     def sender(connection: Connection) -> Send:
         return lambda name: connection.ask(heads[name], body)

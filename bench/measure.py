@@ -6,10 +6,14 @@ psutil reads all of it from /proc. The clock of CPU time has ticks of 10 ms.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
+
+from oip_host.ray_head import MARK
 
 __all__ = [
     "busy_seconds",
@@ -23,12 +27,35 @@ __all__ = [
 
 
 def tree(pid: int) -> list[Any]:
-    """A process and its descendants; none if it has ended."""
+    """A process, its descendants, and the Ray that a host has beside it.
+
+    None if the process has ended.
+    """
     try:
         process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
+        family = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+    return [*family, *_beside(family)]
+
+
+def _beside(family: list[Any]) -> list[Any]:
+    """Processes of the family's own Ray that are nobody's child there."""
+    marks = set(_marks(family))
+    if not marks:
+        return []
+    known = {process.pid for process in family}
+    others = (one for one in psutil.process_iter() if one.pid not in known)
+    return [one for one in others if marks.intersection(_marks([one]))]
+
+
+def _marks(processes: Iterable[Any]) -> Iterator[str]:
+    """The directories of Ray that processes were started with."""
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended, or is another user's
+            mark = process.environ().get(MARK)
+            if mark:
+                yield mark
 
 
 def cpu_seconds(pid: int) -> float:
@@ -48,10 +75,8 @@ def pss_mb(pid: int) -> float:
     """Memory of a tree in MB (10^6 bytes); a page that n processes share counts 1/n."""
     total = 0
     for process in tree(pid):
-        try:
+        with suppress(psutil.NoSuchProcess):
             total += process.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
     return total / 1e6
 
 

@@ -98,12 +98,13 @@ def test_a_host_joins_a_cluster_with_the_token_of_a_file(
 
 def test_two_hosts_share_a_cluster(serve: Serve, ray: Ray) -> None:
     """Models of the same name in two hosts are two; one host's end leaves the other."""
-    first = joined(serve, ray, m={"replicas": 1})
-    second = joined(serve, ray, m={"replicas": 1})
-    processes = {told(server, "m", "tell process") for server in (first, second)}
+    name = "m #1"  # which Ray takes for no name
+    first = joined(serve, ray, **{name: {"replicas": 1}})
+    second = joined(serve, ray, **{name: {"replicas": 1}})
+    processes = {told(server, "m%20%231", "tell process") for server in (first, second)}
     assert 2 == len(processes)
     assert 0 == first.stop()
-    assert told(second, "m", "tell process") in processes
+    assert told(second, "m%20%231", "tell process") in processes
 
 
 def test_the_next_host_clears_up_after_one_that_was_killed(
@@ -284,6 +285,22 @@ def test_sigterm_while_ray_starts_ends_the_host(serve: Serve) -> None:
     assert 0 == server.stop()
     wait_for(lambda: not processes_of(found[1]), "the end of Ray")
     wait_for(lambda: not os.path.exists(found[1]), "the end of its directory")
+
+
+def test_a_ray_that_does_not_start_is_started_once_more(serve: Serve) -> None:
+    """One failure of Ray's, as a port that somebody else took, is no failed model."""
+    server = serve("--handlers=m=fakes:Echo", "--models.m.replicas=1")
+
+    def heads() -> list[psutil.Process]:
+        children = psutil.Process(server.process.pid).children()
+        return [child for child in children if "ray_head" in str(child.cmdline())]
+
+    wait_for(heads, "the start of Ray")[0].kill()
+    wait_for(lambda: settled(server), "the end of all loads", STARTS_S)
+    assert [1.0] == infer_rest(server, "m", request([1.0], [1])).document["outputs"][0][
+        "data"
+    ]
+    assert 0 == server.stop()
 
 
 def test_a_ray_that_breaks_takes_no_host_with_it(serve: Serve) -> None:

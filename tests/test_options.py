@@ -761,7 +761,7 @@ def test_options_of_replicas_are_ray_serves() -> None:
     )
     asked = deployment_options(Configured, options)
     assert 2 == asked["num_replicas"]
-    assert 2 == asked["max_ongoing_requests"]  # one that runs, and one more
+    assert 4 == asked["max_ongoing_requests"]  # one that runs, and three more
     environment = {"env_vars": {"A": "b"}, "py_executable": "/opt/fraud/bin/python"}
     actor = {"num_cpus": 0.5, "resources": {"tpu": 1.0}, "runtime_env": environment}
     assert actor == asked["ray_actor_options"]

@@ -143,17 +143,29 @@ class Cluster:
         """Join a Ray, once."""
         if self._started:
             return
-        address = self.address
-        if address is None:
-            cpus = max(os.cpu_count() or 1, math.ceil(self._cpus))
-            self._head, address = ray_join.start_head(cpus)
+        job = self._own() if self.address is None else self._joined(self.address)
         # a name that no other host has in the cluster, also none that joins it later
-        self._prefix = f"{PREFIX}-{ray_join.join(address, self._token_file)}-"
+        self._prefix = f"{PREFIX}-{job}-"
         self.on_joined()
         ray_join.start_serve()
         self._started = True
         if self.address is not None:
             self._clear_up()
+
+    def _joined(self, address: str) -> str:
+        return ray_join.join(address, self._token_file)
+
+    def _own(self) -> str:
+        """Start a Ray of the host's own and join it, at the second try if need be."""
+        cpus = max(os.cpu_count() or 1, math.ceil(self._cpus))
+        try:
+            self._head, address = ray_join.start_head(cpus)
+            return self._joined(address)
+        except ModelNotReady as error:
+            log.warning("%s; once more", error)
+            ray_join.end(self._head)
+        self._head, address = ray_join.start_head(cpus)
+        return self._joined(address)
 
     def _clear_up(self) -> None:
         """Delete the applications of hosts that joined the cluster and were killed."""

@@ -114,7 +114,8 @@ class ModelOptions(BaseModel):
     )
     max_ongoing_requests: int | None = Field(
         None, ge=1,
-        description="Requests that a replica has at once; unset: one more than it runs",
+        description="Requests that a replica has at once; unset: three more than "
+        "it runs",
     )  # fmt: skip
     py_executable: str | None = Field(
         None, description="The Python of the replicas, where it is not the host's"

@@ -88,6 +88,7 @@ def start_head(cpus: int) -> tuple[subprocess.Popen[bytes], str]:
     assert head.stdout is not None
     address = head.stdout.readline().decode().strip()
     if not address:
+        end(head)
         raise ModelNotReady("Ray does not start; the log has the reason")
     return head, address
 
@@ -111,6 +112,8 @@ def _set_for_all() -> None:
     # else Ray ends this process, and all other models with it, where it has lost the
     # cluster for a minute
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(2**31 - 1))
+    # else replicas wait for every other process of the machine, the host's own too
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # of what replicas print
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import secrets
 import time
 from typing import Any
@@ -38,6 +39,8 @@ TRIES = 3
 """How often an idempotent handler is asked where replicas die."""
 AGAIN_S = 0.1
 """Seconds until it is asked again."""
+ON_THE_WAY = 3
+"""Requests of a replica beyond those that it runs, so that it is never without one."""
 ASYNC_REQUESTS = 100
 """Requests at once of a replica whose handler is async and says nothing itself."""
 
@@ -46,7 +49,7 @@ def deployment_options(handler: Any, options: ModelOptions) -> dict[str, Any]:
     """What Ray Serve's `Deployment.options` takes, for the options of a model."""
     chosen: dict[str, Any] = {
         "max_ongoing_requests": options.max_ongoing_requests
-        or _runs(handler, options) + 1,
+        or _runs(handler, options) + ON_THE_WAY,
         "max_constructor_retry_count": 1,
         "health_check_period_s": 1,
         "graceful_shutdown_wait_loop_s": 0.1,
@@ -105,9 +108,11 @@ class Replicated:
         self._replica = Replica if deployment is None else deployment
         self._idempotent = idempotent
         self.max_concurrency = most_replicas * options["max_ongoing_requests"]
-        # a reload makes the new replicas beside the old ones
-        self._name = f"{blueprint.model}-{blueprint.version}-{secrets.token_hex(4)}"
+        # Ray takes no `#`; and a reload makes the new replicas beside the old ones
+        name = re.sub(r"[^\w.-]", "_", f"{blueprint.model}-{blueprint.version}")
+        self._name = f"{name}-{secrets.token_hex(4)}"
         self._handle: Any = None
+        self._methods: dict[str, Any] = {}
         self._known: Described | None = None
 
     async def model_load(self, model_name: str) -> bool:
@@ -209,7 +214,7 @@ class Replicated:
         from ray import exceptions
         from ray.serve import exceptions as serve_exceptions
 
-        response = getattr(self._handle, method).remote(*args)
+        response = self._method(method).remote(*args)
         try:
             return await response
         except asyncio.CancelledError:
@@ -229,6 +234,12 @@ class Replicated:
                 self._blueprint.model, type(error).__name__,
             )  # fmt: skip
             raise _Died from None
+
+    def _method(self, name: str) -> Any:
+        """The handle of a method, which Ray makes with metrics of its own."""
+        if name not in self._methods:
+            self._methods[name] = getattr(self._handle, name)
+        return self._methods[name]
 
 
 class _Died(Exception):

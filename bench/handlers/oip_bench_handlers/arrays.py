@@ -53,3 +53,18 @@ class Sleeper(Arrays):
     """A call blocks its thread for 0.1 s."""
 
     pause_s = 0.1
+
+
+class Counter(Arrays):
+    """A call counts for 10 to 15 ms in plain Python, which holds its lock."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        count = 0
+        while count < 400_000:
+            count += 1
+        return super().infer(payload, model_name, model_version)
