@@ -98,13 +98,12 @@ def test_a_host_joins_a_cluster_with_the_token_of_a_file(
 
 def test_two_hosts_share_a_cluster(serve: Serve, ray: Ray) -> None:
     """Models of the same name in two hosts are two; one host's end leaves the other."""
-    name = "m #1"  # which Ray takes for no name
-    first = joined(serve, ray, **{name: {"replicas": 1}})
-    second = joined(serve, ray, **{name: {"replicas": 1}})
-    processes = {told(server, "m%20%231", "tell process") for server in (first, second)}
+    first = joined(serve, ray, m={"replicas": 1})
+    second = joined(serve, ray, m={"replicas": 1})
+    processes = {told(server, "m", "tell process") for server in (first, second)}
     assert 2 == len(processes)
     assert 0 == first.stop()
-    assert told(second, "m%20%231", "tell process") in processes
+    assert told(second, "m", "tell process") in processes
 
 
 def test_the_next_host_clears_up_after_one_that_was_killed(

@@ -15,6 +15,8 @@ import pytest
 
 from support.process import SUPPORT, Server, clean_environment, run
 
+pytestmark = pytest.mark.slow  # the environment takes a minute
+
 MLSERVER = ("mlserver==1.7.1", "setuptools<81")
 UV = Path(sys.executable).parent / "uv"
 

@@ -124,10 +124,11 @@ def test_what_is_no_model_is_a_type_error() -> None:
     "models",
     [
         '{"here": Doubles(), "there": There}',
-        pytest.param('[Doubles("here"), There]', marks=pytest.mark.slow),
+        '[Doubles("here"), There]',
     ],
     ids=["dictionary", "list"],
 )
+@pytest.mark.slow
 def test_deployments_and_models_are_served_together(
     serve: Serve, tmp_path: Path, models: str
 ) -> None:

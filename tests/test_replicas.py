@@ -276,6 +276,7 @@ def test_a_request_beyond_the_queue_is_refused(host: Server) -> None:
     assert {"1"} == waits
 
 
+@pytest.mark.slow
 def test_a_request_past_its_deadline_is_told_so(host: Server) -> None:
     """The client's deadline ends the wait, and the replica goes on to the next."""
     reply = infer_grpc(host, "again", order("wait 3"), timeout_s=0.5)
@@ -298,11 +299,13 @@ def test_a_replica_that_dies_is_a_clear_refusal(host: Server) -> None:
         assert told(host, "many", "tell process")
 
 
+@pytest.mark.slow
 def test_an_idempotent_handler_is_asked_again(host: Server) -> None:
     """No client sees the death of a replica whose handler may be asked again."""
     assert "lives" == told(host, "again", "die at-the-first-time")
 
 
+@pytest.mark.slow
 def test_readiness_follows_the_replicas(host: Server) -> None:
     """With its only replica dead a model is not ready, and ready with the next one."""
     (process,) = processes(host, "again", 1)
@@ -315,6 +318,7 @@ def test_readiness_follows_the_replicas(host: Server) -> None:
     assert {process}.isdisjoint(processes(host, "again", 1))
 
 
+@pytest.mark.slow
 def test_the_death_of_a_replica_costs_only_what_it_had(host: Server) -> None:
     """Of all that is sent, each is answered or clearly refused; few are refused."""
     before = processes(host, "many", 2)
@@ -339,6 +343,7 @@ def test_the_death_of_a_replica_costs_only_what_it_had(host: Server) -> None:
 # -- the model repository -----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reload_has_new_replicas_without_a_gap(host: Server, directory: Path) -> None:
     """While a model is loaded anew it answers, and its old replicas unload."""
     before = processes(host, "again", 1)
@@ -354,6 +359,7 @@ def test_a_reload_has_new_replicas_without_a_gap(host: Server, directory: Path) 
     assert f"unload {process}" in lives(directory, "again")
 
 
+@pytest.mark.slow
 def test_an_unloaded_model_has_no_replicas(host: Server, directory: Path) -> None:
     """Its handler unloads and its process ends; loaded again it answers."""
     (process,) = processes(host, "again", 1)
@@ -393,11 +399,18 @@ def test_ray_keeps_to_the_loopback_and_its_directory(host: Server) -> None:
 
 
 def test_sigterm_ends_the_host_and_its_ray(host: Server, directory: Path) -> None:
-    """Handlers unload, the exit code is 0, and no process or file is left."""
+    """A replica answers what it has, its handler unloads, and nothing is left."""
     (process,) = processes(host, "again", 1)
     ray = ray_directory(host)
     assert processes_of(ray)
-    assert 0 == host.stop()
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(infer_rest, host, "again", order("hold rest"))
+        also = pool.submit(infer_grpc, host, "many", order("hold grpc"))
+        wait_for((directory / "rest").exists, "a call by REST")
+        wait_for((directory / "grpc").exists, "a call by gRPC")
+        host.process.send_signal(signal.SIGTERM)
+        assert (200, "OK") == (held.result().status, also.result().status)
+    assert 0 == host.wait()
     assert f"unload {process}" in lives(directory, "again")
     assert [] == processes_of(ray)
     assert not os.path.exists(ray)

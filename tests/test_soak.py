@@ -27,6 +27,8 @@ from support.load import until
 from support.process import Server
 from support.wire import ONE
 
+pytestmark = pytest.mark.slow
+
 SOAK_S = float(os.environ.get("SOAK_S", "20"))
 CLIENTS = 6
 LEAVING = 0.1

@@ -167,6 +167,7 @@ def test_ready_means_every_worker(serve: Serve, tmp_path: Path) -> None:
     server.wait_until_ready()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_named(pair: Server) -> None:
     """After a second, by readiness and by a change that it does not follow."""
     wait_for(lambda: pair.get(READY).status_code == 200, "both workers")
@@ -348,6 +349,7 @@ async def test_a_worker_that_dies_takes_with_it_what_it_had(pair: Server) -> Non
     wait_for(lambda: answering(pair)[pids(pair)[1]], "its answers")
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_tried_again_and_again(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -537,6 +539,7 @@ def test_changes_of_a_model_reach_every_worker(pair: Server, protocol: str) -> N
         assert {200} == {infer_rest(pair, "m", ONE).status for _ in range(6)}
 
 
+@pytest.mark.slow
 def test_a_replacement_leaves_unloaded_what_was_unloaded(pair: Server) -> None:
     """A worker that starts later knows what clients have done before."""
     wait_for(lambda: pair.get(READY).status_code == 200, "both workers")
@@ -706,6 +709,7 @@ def test_the_workers_end_with_their_supervisor(
     assert [] == modes(temporary)
 
 
+@pytest.mark.slow
 def test_an_interrupt_and_a_second_signal_reach_the_workers(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -739,6 +743,7 @@ def test_an_interrupt_and_a_second_signal_reach_the_workers(
     assert "Traceback" not in server.log
 
 
+@pytest.mark.slow
 def test_a_signal_while_workers_start_ends_all(serve: Serve, tmp_path: Path) -> None:
     """During imports, and while a worker that died waits for its next start."""
     server = serve(
@@ -807,6 +812,7 @@ def test_a_program_with_a_wrong_configuration_ends(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
 def test_workers_listen_at_ipv6_too(serve: Serve, tmp_path: Path) -> None:
     """`::` takes both families, as it does for one process."""

@@ -64,6 +64,12 @@ class Obeys(ModelHandler):
         time.sleep(float(seconds))
         return seconds
 
+    def hold(self, name: str) -> str:
+        """Tell by a file that the call has begun, and take a second for it."""
+        shared(name).touch()
+        time.sleep(1)
+        return name
+
     def fail(self, kind: str) -> str:
         made = getattr(builtins, kind, None) or getattr(oip_host, kind)
         raise made("the handler's own words")
