@@ -296,6 +296,8 @@ def test_a_ray_that_does_not_start_is_started_once_more(serve: Serve) -> None:
 
     wait_for(heads, "the start of Ray")[0].kill()
     wait_for(lambda: settled(server), "the end of all loads", STARTS_S)
+    killed, started = re.findall(r"starting Ray in (\S+)", server.log)
+    assert (False, True) == (os.path.exists(killed), os.path.exists(started))
     assert [1.0] == infer_rest(server, "m", request([1.0], [1])).document["outputs"][0][
         "data"
     ]

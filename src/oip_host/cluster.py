@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -59,7 +58,7 @@ class Cluster:
         self._prefix = ""
         self.on_joined: Callable[[], Any] = lambda: None
         """Called once, in another thread, when Ray is there."""
-        self._head: subprocess.Popen[bytes] | None = None
+        self._head: ray_join.Head | None = None
 
     def expect(self, cpus: float) -> None:
         """Have the host's own Ray, when it starts, offer so many CPUs more."""

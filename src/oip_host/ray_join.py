@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from oip_host.errors import ModelNotReady
 from oip_host.ray_head import MARK
 
-__all__ = ["QUIET", "end", "join", "start_head", "start_serve"]
+__all__ = ["QUIET", "Head", "end", "join", "start_head", "start_serve"]
 
 log = logging.getLogger("oip_host")
 
@@ -64,8 +65,15 @@ def start_serve() -> None:
     serve.start(proxy_location="Disabled", logging_config=QUIET)
 
 
-def start_head(cpus: int) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a Ray of the host's own: the process that keeps it, and its address.
+class Head(NamedTuple):
+    """A Ray of the host's own: the process that keeps it, and its directory."""
+
+    process: subprocess.Popen[bytes]
+    directory: str
+
+
+def start_head(cpus: int) -> tuple[Head, str]:
+    """Start a Ray of the host's own; with it comes its address.
 
     Raises ModelNotReady.
     """
@@ -78,22 +86,23 @@ def start_head(cpus: int) -> tuple[subprocess.Popen[bytes], str]:
     # else Ray replaces 127.0.0.1 by the machine's own address, for clusters of several,
     # and listens on every interface
     _switch_off("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "ray_constants.ENABLE_RAY_CLUSTER")
-    head = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "oip_host.ray_head", directory, str(cpus)],
         env={**os.environ, MARK: directory},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-    assert head.stdout is not None
-    address = head.stdout.readline().decode().strip()
+    assert process.stdout is not None
+    address = process.stdout.readline().decode().strip()
+    head = Head(process, directory)
     if not address:
         end(head)
         raise ModelNotReady("Ray does not start; the log has the reason")
     return head, address
 
 
-def end(head: subprocess.Popen[bytes] | None) -> None:
+def end(head: Head | None) -> None:
     """Leave the cluster that was joined, and end a head of the host's own."""
     if "ray" in sys.modules:
         import ray
@@ -101,10 +110,12 @@ def end(head: subprocess.Popen[bytes] | None) -> None:
         with suppress(Exception):  # one that has died is as good
             ray.shutdown()
     if head is not None:
-        assert head.stdin is not None
-        head.stdin.close()
+        assert head.process.stdin is not None
+        head.process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            head.wait(ENDS_S)
+            head.process.wait(ENDS_S)
+        # which it has removed, unless somebody killed it
+        shutil.rmtree(head.directory, ignore_errors=True)
 
 
 def _set_for_all() -> None:
