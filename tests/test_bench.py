@@ -81,6 +81,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_short_run_measures_every_load_and_writes_the_page(
     tmp_path: Path, scratch: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_short_run_measures_every_load_and_writes_the_page(
     assert [] == list(scratch.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_stops_its_servers(tmp_path: Path, scratch: Path) -> None:
     """After SIGTERM no process and no file of the run is left, nor a half result."""
     kept = tmp_path / "results.json"
