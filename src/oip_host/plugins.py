@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import importlib_metadata
@@ -258,17 +258,14 @@ def _unpackaged(reference: str) -> HandlerEntry:
 
     The same reference is the same handler, so that several models can share it.
     """
-    module, _, attributes = reference.partition(":")
+    _, _, attributes = reference.partition(":")
 
     def load() -> Any:
         if (
             os.getcwd() not in sys.path
         ):  # as uvicorn does: such code lies where one works
             sys.path.insert(0, os.getcwd())
-        value: Any = import_module(module)
-        for attribute in attributes.split("."):
-            value = getattr(value, attribute)
-        return value
+        return resolve_name(reference)
 
     return HandlerEntry(attributes, reference, load)
 

@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from pkgutil import resolve_name
+from sysconfig import get_path
 from typing import Any
 
 from oip_host import errors, options
@@ -55,7 +56,7 @@ class Blueprint:
         sys.path += [entry for entry in self.path if entry not in sys.path]
         handler, arguments = self.handler, self.arguments
         if isinstance(handler, str):
-            handler = _imported(handler)
+            handler = resolve_name(handler)
         if self.values is not None:
             key = self.model, self.version
             made, faults = options.handler_settings(handler, key, self.values)
@@ -67,17 +68,10 @@ class Blueprint:
 
 def local_path() -> list[str]:
     """The directories of `sys.path` that are of no environment, as of code at work."""
-    bases = tuple({sys.prefix, sys.base_prefix, sys.exec_prefix})
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    libraries = tuple(os.path.join(get_path(kind), "") for kind in kinds)
     paths = (os.path.abspath(entry) for entry in sys.path)
-    return [path for path in paths if not path.startswith(bases)]
-
-
-def _imported(reference: str) -> Any:
-    module, _, attributes = reference.partition(":")
-    value: Any = import_module(module)
-    for attribute in attributes.split("."):
-        value = getattr(value, attribute)
-    return value
+    return [path for path in paths if not f"{path}{os.sep}".startswith(libraries)]
 
 
 @dataclass(frozen=True)
