@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 HEAVY := plugins/oip-handler-alexnet
 PLUGINS := $(filter-out $(HEAVY),$(wildcard plugins/*))
 TORCH := 2.13.0
+HELM := 0.1.32
 SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 # Without byte code every start compiles all of kserve anew.
@@ -17,9 +18,11 @@ export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# the tests of a file in one process, for many of them share a server
+PARALLEL := -n auto --dist loadfile
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test test-all lint test-oldest constraints proto docs clean bench bench-profile bench-start bench-scaling
+.PHONY: serve test test-all lint test-oldest constraints proto docs image clean bench bench-profile bench-start bench-scaling
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -27,7 +30,7 @@ serve: $(VENV)/.serve
 
 ## test: install what is needed and run the whole suite
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 ## test-all: the suite, what takes too long for it, and the plugins with PyTorch
 test-all: test $(VENV)/.all
@@ -45,7 +48,7 @@ lint: $(VENV)/.test
 ## test-oldest: the protocol and configuration tests on the oldest kserve that works
 test-oldest:
 	$(MAKE) $(VENV)-oldest/.oldest VENV=$(VENV)-oldest
-	$(VENV)-oldest/bin/python -m pytest -q tests $(ARGS)
+	$(VENV)-oldest/bin/python -m pytest -q $(PARALLEL) tests $(ARGS)
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -57,13 +60,16 @@ $(VENV)/.serve: $(BIN)/uv $(SOURCES)
 	touch $@
 
 $(VENV)/.test: $(BIN)/uv $(SOURCES)
-	$(INSTALL) -e '.[test]' $(PLUGINS:%=-e ./%)
+	$(INSTALL) -e '.[test,otel]' $(PLUGINS:%=-e ./%)
 	$(BIN)/python -m compileall -q src plugins
 	touch $@ $(VENV)/.serve
 
-# pip, which finds a build for this machine where uv takes the largest
+# pip, which finds a build for this machine where uv takes the largest; and which takes
+# Helm, a library that every Python can load, whatever its package says
 $(VENV)/.all: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet torch==$(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python \
+	  helm-sdkpy==$(HELM)
 	$(INSTALL) $(HEAVY:%=-e ./%)
 	$(BIN)/python -m compileall -q $(HEAVY)
 	touch $@
@@ -85,6 +91,10 @@ constraints: $(BIN)/uv
 proto: $(VENV)/.test
 	$(BIN)/python -m grpc_tools.protoc -I src/oip_host/edge --include_imports \
 	  --descriptor_set_out=src/oip_host/edge/oip.binpb oip.proto
+
+## image: build the container image; docs/container.md tells its variables
+image:
+	deploy/build-image
 
 ## docs: build the documentation
 docs: $(VENV)/.test

@@ -21,7 +21,7 @@ import typer
 from pydantic import BaseModel
 
 import oip_host
-from oip_host import cli, handler, hookspecs, metrics, plugins
+from oip_host import cli, handler, hookspecs, plugins
 from oip_host import selection as grammar
 from oip_host.hookspecs import HandlerEntry, Inference, StateChange
 from oip_host.kserve_api import kserve
@@ -67,6 +67,8 @@ def test_the_blocks_of_a_document_do_what_they_show(
     path: Path, in_directory: Path, serve: Callable[..., Server]
 ) -> None:
     """Whoever follows a document gets, block by block, the answers that it shows."""
+    if path.name == "tracing.md":  # which the oldest kserve does not have beside Ray
+        pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     reader = Reader(path, in_directory, serve)
     for block in blocks(path):
         reader.follow(block)
@@ -212,18 +214,6 @@ def test_every_module_stands_in_its_layer() -> None:
             paths = {home, *(f"{home}/{n}".lstrip("/") for n in names.split(", "))}
             for below in paths & modules.keys():
                 assert layers.index(name) < layers.index(below), (name, below)
-
-
-def test_every_metric_is_listed() -> None:
-    """The metrics have the names and labels of the table."""
-    rows = tables("architecture.md")["metric|type"]
-    shown = {
-        plain(name).removesuffix("_total"): tuple(quoted(labels))
-        for name, _, labels in rows
-    }
-    families: list[Any] = list(metrics.ModelMetrics().describe())
-    made = {family.name: family._labelnames for family in families}
-    assert shown == made
 
 
 # -- what the page on selection says ------------------------------------------

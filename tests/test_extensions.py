@@ -12,6 +12,7 @@ import pluggy
 import pytest
 
 from oip_host import InferenceRequest, hookspecs, plugins
+from oip_host.context import RequestContext
 from oip_host.errors import OIPError
 from oip_host.hookspecs import Inference, State, StateChange, hookimpl
 from oip_host.model import AissembleOIPKServe
@@ -329,7 +330,7 @@ async def test_record_of_an_inference() -> None:
     await model.load_handler()
     for text in ("ValueError", "RuntimeError", "Overloaded"):
         with pytest.raises(OIPError):
-            await model.infer(request("BYTES", [text]), protocol="grpc")
+            await model.infer(request("BYTES", [text]), RequestContext("grpc"))
     await model.unload_handler()
     assert [record.outcome for record in recorder.inferences] == [
         "InvalidRequest",

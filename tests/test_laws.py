@@ -13,19 +13,21 @@ from support.process import run
 
 SOURCE = Path(__file__).parent.parent / "src" / "oip_host"
 LAYERS = [
-    "errors", "datatypes", "listed", "tensors", "types", "handler", "dataplane",
-    "hookspecs", "selection", "sources", "settings", "options", "place", "ports",
-    "changes", "workers", "plugins", "threads", "lanes", "kserve_api",
-    "kserve_messages", "kserve_models", "kserve_face", "boundary",
-    "batching", "statistics", "v1", "model", "construction", "replica", "ray_head",
-    "ray_join", "cluster", "replicas", "registry", "repository", "metrics",
-    "totals", "snapshots", "observers", "memory", "planning",
-    "edge.state", "edge.siblings", "edge.shared", "edge.documents", "edge.compression",
-    "edge.checks",
-    "edge.grpc_messages", "edge.grpc_health", "edge.grpc_wire", "edge.large_json",
-    "edge.rest_codec",
-    "edge.grpc_codec", "edge.rest", "edge.http", "edge.grpc", "edge.server",
-    "host", "program", "cli",
+    "errors", "refusals", "datatypes", "listed", "tensors", "types", "handler",
+    "dataplane", "statistics", "context", "hookspecs", "selection", "sources", "paths",
+    "settings", "logs", "options", "scopes", "renewed", "tokens", "auth", "guarding",
+    "place", "ports", "changes", "requires", "wheels", "watch", "workers", "crash",
+    "plugins", "threads", "lanes", "kserve_api", "kserve_messages", "kserve_models",
+    "kserve_face", "boundary", "batching", "calls", "tracing", "exporting", "v1",
+    "model", "construction", "replica", "ray_head", "ray_join", "cluster", "replicas",
+    "registry", "repository", "metrics", "totals", "snapshots", "observers",
+    "kserve_logs", "latency", "memory", "planning", "differences", "reload", "target",
+    "carried", "pod", "manifest", "edge.certificates", "edge.tls", "edge.state",
+    "edge.siblings", "edge.shared", "edge.documents", "edge.compression", "edge.checks",
+    "edge.counting", "edge.grpc_messages", "edge.grpc_health", "edge.grpc_wire",
+    "edge.large_json", "edge.rest_codec", "edge.grpc_codec", "edge.rest", "edge.probes",
+    "edge.framing", "edge.http", "edge.grpc_gate", "edge.grpc", "edge.server", "host",
+    "program", "cli",
 ]  # fmt: skip
 UPWARD = {("kserve_face", "program")}
 """`AissembleOIPKServe.start_server` alone: there a model asks for its host."""

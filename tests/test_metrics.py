@@ -26,6 +26,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from oip_host import metrics
+from oip_host.context import RequestContext
 from oip_host.errors import OIPError
 from oip_host.hookspecs import State
 from oip_host.kserve_api import PREDICT_HIST_TIME
@@ -137,23 +138,73 @@ def test_the_families_are_as_if_prometheus_had_counted(kind: str) -> None:
         ["model_name"],
         registry=expected,
     )
+    received = Counter(
+        "oip_request_bytes", "Bytes of the bodies of requests", MODEL, registry=expected
+    )
+    sent = Counter(
+        "oip_response_bytes",
+        "Bytes of the bodies of answers",
+        MODEL,
+        registry=expected,
+    )
+    total = Histogram(
+        "oip_request_seconds", "Time from request to answer", MODEL, registry=expected
+    )
+    batch = Histogram(
+        "oip_batch_size",
+        "Requests in one call of the handler",
+        MODEL,
+        buckets=metrics.BATCHES,
+        registry=expected,
+    )
+    state = Gauge(
+        "oip_model_state",
+        "1 for the state of a model",
+        [*MODEL, "state"],
+        registry=expected,
+    )
+    flight = Gauge(
+        "oip_requests_in_flight",
+        "Requests accepted and not answered",
+        MODEL,
+        registry=expected,
+    )
+    depth = Gauge(
+        "oip_queue_depth",
+        "Those of them that wait for the handler",
+        MODEL,
+        registry=expected,
+    )
     models = [model("m", "2"), model("m", "10"), model("other")]
     for n, one in enumerate(models):
         labels = one.name, one.version
         ready.labels(*labels).set(n > 0)
+        for each in State:
+            is_it = each is (State.READY if n else State.LOADING)
+            state.labels(*labels, each.value).set(is_it)
+        flight.labels(*labels).set(0)
+        depth.labels(*labels).set(0)
         one.state = State.READY if n else State.LOADING
         if n:
             one.load_s = n / 8
             load.labels(*labels).set(n / 8)
     answered = [
-        (0, "rest", 0.001, 0.25),
-        (0, "grpc", 0.004, 0.5),
-        (1, "rest", 0.002, 0.75),
-        (2, "v1", 8.0, 16.0),
+        (0, "rest", 0.001, 0.25, 1),
+        (0, "grpc", 0.004, 0.5, 2),
+        (1, "rest", 0.002, 0.75, 16),
+        (2, "v1", 8.0, 16.0, 1000),
     ]
-    for n, protocol, queue_s, handler_s in answered:
+    for n, protocol, queue_s, handler_s, size in answered:
         labels = models[n].name, models[n].version
-        models[n].statistics.add(protocol, "ok", queue_s, handler_s)
+        counted = models[n].statistics
+        counted.add(protocol, "ok", queue_s, handler_s, size)
+        counted.total.add(queue_s + handler_s)
+        counted.bytes_in += 100 * size
+        counted.bytes_out += 10 * size
+        received.labels(*labels).inc(100 * size)
+        sent.labels(*labels).inc(10 * size)
+        total.labels(*labels).observe(queue_s + handler_s)
+        batch.labels(*labels).observe(size)
         requests.labels(*labels, protocol, "ok").inc()
         queue.labels(*labels).observe(queue_s)
         handler.labels(*labels).observe(handler_s)
@@ -222,15 +273,18 @@ async def test_real_inferences_are_counted() -> None:
     one = model("m", handler=Raises)
     registry = Registry([one])
     collected = served(registry)
-    assert {"oip_model_ready"} == {name for name, _ in told(collected)}
+    assert {
+        "oip_model_ready", "oip_model_state", "oip_requests_in_flight",
+        "oip_queue_depth",
+    } == {name for name, _ in told(collected)}  # fmt: skip
     await one.load_handler()
     for text in ("ValueError", "RuntimeError", "ValueError"):
         with pytest.raises(OIPError):
-            await one.infer(request("BYTES", [text]), protocol="grpc")
+            await one.infer(request("BYTES", [text]), RequestContext("grpc"))
     await one.unload_handler()
     found = told(collected)
     labels = ("model_name", "m"), ("model_version", "1")
-    assert named(found, "oip_requests", "oip_queue", "oip_handler") == {
+    assert named(found, "oip_requests_total", "oip_queue_s", "oip_handler") == {
         ("oip_requests_total", (*labels, ("outcome", outcome), ("protocol", "grpc"))): n
         for outcome, n in (("InvalidRequest", 2), ("HandlerFault", 1))
     }
@@ -255,13 +309,13 @@ async def test_totals_outlive_a_reload() -> None:
     registry = Registry([one])
     await one.load_handler()
     await one.infer(request())
-    before = named(told(served(registry)), "oip_requests", "oip_handler")
+    before = named(told(served(registry)), "oip_requests_total", "oip_handler")
     fresh = one.fresh()
     await fresh.load_handler()
     registry.add(fresh)
-    assert before == named(told(served(registry)), "oip_requests", "oip_handler")
+    assert before == named(told(served(registry)), "oip_requests_total", "oip_handler")
     await fresh.infer(request())
-    after = named(told(served(registry)), "oip_requests", "oip_handler")
+    after = named(told(served(registry)), "oip_requests_total", "oip_handler")
     assert before.keys() == after.keys()
     assert 2 == after[next(iter(after))]
     for instance in (one, fresh):

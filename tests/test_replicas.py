@@ -126,6 +126,15 @@ def test_a_replica_answers_by_both_protocols(host: Server) -> None:
         assert [1.5, 2.5] == reply.document["outputs"][0]["data"]
 
 
+def test_a_request_has_the_same_id_in_its_replica(host: Server) -> None:
+    """What the client named it, is its name in the other process too."""
+    headers = {"x-request-id": "over-there"}
+    path, document = "/v2/models/many/infer", order("tell request")
+    answer = host.post(path, json=document, headers=headers)
+    assert "over-there" == answer.json()["outputs"][0]["data"][0]
+    assert "over-there" == answer.headers["x-request-id"]
+
+
 def test_metadata_and_configuration_are_the_handlers(host: Server) -> None:
     """What is told of a replicated model differs from a local one by its name only."""
     for path in ("", "/config"):

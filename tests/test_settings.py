@@ -121,7 +121,7 @@ def test_first_nine_options_are_the_table() -> None:
     """aiSSEMBLE's nine options stand first, in its order; the host's follow."""
     names = list(Settings.model_fields)
     assert names[:9] == [option.name for option in TABLE]
-    assert all(name.startswith("oip_") for name in names[9:])
+    assert all(name.startswith(("oip_", "auth_")) for name in names[9:])
 
 
 @each_option

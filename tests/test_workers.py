@@ -24,7 +24,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from oip_host import workers
 from oip_host.edge.grpc_messages import message
 from oip_host.errors import ConfigurationError
-from oip_host.kserve_api import KSERVE_LOG_CONFIG
 from oip_host.place import Place
 from oip_host.settings import Settings
 from support.load import CLOSED, Clients, Gate, Outcome, numbered, until
@@ -459,28 +458,31 @@ def test_no_second_host_comes_before_the_first_one_listens() -> None:
     """The ports are the supervisor's before there is a worker."""
     settings = Settings(kserve_http_port=0, kserve_grpc_port=0, oip_bind="127.0.0.1")
     with ExitStack() as first, ExitStack() as second:
-        http, grpcs = workers._ports(settings, first)
-        same = settings.model_copy(
-            update={"kserve_http_port": http, "kserve_grpc_port": grpcs}
-        )
+        ports = workers._ports(settings, first)
+        same = settings.model_copy(update=ports)
         with pytest.raises(ConfigurationError) as caught:
             workers._ports(same, second)
         assert 2 == len(caught.value.faults)
     with ExitStack() as third:
-        assert [http, grpcs] == workers._ports(same, third)
+        assert ports == workers._ports(same, third)
 
 
+@pytest.mark.parametrize("beyond", [0, 1, 40])
 def test_what_the_workers_share_has_a_short_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, beyond: int
 ) -> None:
     """A Unix socket's name is bounded, and that of a temporary directory is not."""
-    deep = tmp_path / ("x" * 90)
+    length = workers._PATH_BYTES + beyond - len(str(temporary)) - 1
+    deep = temporary / ("x" * length)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    with workers._directory() as directory:
-        assert len(directory) < workers._PATH_BYTES
+    with workers._directory() as directory, ExitStack() as stack:
+        assert (beyond == 0) == directory.startswith(str(deep))
         assert 0o700 == os.stat(directory).st_mode & 0o777
+        own = stack.enter_context(socket.socket(socket.AF_UNIX))
+        own.bind(f"{directory}/worker-999.sock")
     assert not os.path.exists(directory)
+    deep.rmdir()
 
 
 def test_no_directory_is_a_fault(
@@ -827,18 +829,3 @@ def test_workers_listen_at_ipv6_too(serve: Serve, tmp_path: Path) -> None:
         assert 200 == httpx.get(url).status_code
         with grpc.insecure_channel(f"{host}:{server.grpc_port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=15)
-
-
-def test_the_supervisor_logs_as_kserve_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its lines have the form of the workers' lines."""
-    monkeypatch.setattr(workers.log, "handlers", [])
-    level = workers.log.level
-    workers.configure_logging()
-    (handler,) = workers.log.handlers
-    workers.log.setLevel(level)
-    form = KSERVE_LOG_CONFIG["formatters"]["kserve"]
-    assert handler.formatter is not None
-    assert (form["fmt"], form["datefmt"]) == (
-        handler.formatter._fmt,
-        handler.formatter.datefmt,
-    )

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oip_host.context import request_id
     from oip_host.dataplane import DataplaneHandler
     from oip_host.datatypes import Datatype
     from oip_host.errors import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from oip_host.hookspecs import HandlerEntry, Inference, StateChange, hookimpl
     from oip_host.host import Host
     from oip_host.model import AissembleOIPKServe
+    from oip_host.paths import ModelPath, model_file
     from oip_host.program import ModelServer
     from oip_host.tensors import TensorData
     from oip_host.types import (
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "context": ("request_id",),
     "dataplane": ("DataplaneHandler",),
     "datatypes": ("Datatype",),
     "errors": (
@@ -59,6 +62,7 @@ _HOMES = {
     "hookspecs": ("HandlerEntry", "Inference", "StateChange", "hookimpl"),
     "host": ("Host",),
     "model": ("AissembleOIPKServe",),
+    "paths": ("ModelPath", "model_file"),
     "program": ("ModelServer",),
     "tensors": ("TensorData",),
     "types": (
@@ -93,6 +97,7 @@ __all__ = [
     "ModelMetadataResponse",
     "ModelNotFound",
     "ModelNotReady",
+    "ModelPath",
     "ModelReadyResponse",
     "ModelServer",
     "NotSupported",
@@ -105,6 +110,8 @@ __all__ = [
     "StateChange",
     "TensorData",
     "hookimpl",
+    "model_file",
+    "request_id",
 ]
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from oip_host.boundary import Encode, Encoded
+from oip_host.context import RequestContext
 from oip_host.errors import HandlerFault, Overloaded
 from oip_host.lanes import Job, Lane, contained
 from oip_host.tensors import TensorData
@@ -30,7 +31,7 @@ from oip_host.types import (
 
 __all__ = ["Batcher", "Outcome", "answered", "merged", "rows_of", "split"]
 
-Asked: TypeAlias = "tuple[InferenceRequest, Encode[Any]]"
+Asked: TypeAlias = "tuple[InferenceRequest, Encode[Any], RequestContext]"
 Outcome: TypeAlias = "Encoded[Any] | Exception"
 Calls: TypeAlias = "Generator[InferenceRequest, InferenceResponse, list[Outcome]]"
 
@@ -48,7 +49,7 @@ class Batcher(Lane):
     """Runs the calls that it accepts in batches, in another lane.
 
     A job's call is not used: `run` takes the arguments of each job in a batch, its
-    request and how to encode the answer, and returns the outcomes. At most
+    request, how to encode the answer and its context, and returns the outcomes. At most
     `max_concurrency` batches of at most `max_batch_size` rows run at once; what has
     more rows runs alone. While fewer rows wait, the oldest request is held back for up
     to `delay_s` seconds.
@@ -77,6 +78,11 @@ class Batcher(Lane):
     def capacity(self) -> int:
         """How many calls may be pending."""
         return self.max_concurrency * self._max_batch_size + self.max_queue
+
+    def batch(self, max_batch_size: int, delay_s: float) -> None:
+        """Make batches of another size, or after another time, from now on."""
+        with self._lock:
+            self._max_batch_size, self._delay_s = max_batch_size, delay_s
 
     def cut_off(self, error: Exception) -> int:
         """Fail every call that is not finished; a running batch counts behind, as 1."""
@@ -228,7 +234,7 @@ def answered(
     checked by itself before; if they fail together, each has to be asked for apart.
     """
     outcomes: dict[int, Outcome] = {}
-    for i, (request, _) in enumerate(batch if len(batch) > 1 else ()):
+    for i, (request, *_) in enumerate(batch if len(batch) > 1 else ()):
         try:
             check(request)
         except Exception as error:
@@ -243,7 +249,7 @@ def answered(
             failed = error if len(good) == 1 else _Apart()
             parts = [failed] * len(good)
         for i, part in zip(good, parts, strict=True):
-            outcomes[i] = _encoded(part, *batch[i])
+            outcomes[i] = _encoded(part, *batch[i][:2])
     return [outcomes[i] for i in range(len(batch))]
 
 

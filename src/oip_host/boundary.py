@@ -34,6 +34,7 @@ from oip_host.types import (
 )
 
 __all__ = [
+    "CLIENTS_FAULT",
     "Encode",
     "Encoded",
     "check_inputs",
@@ -48,6 +49,9 @@ Encode: TypeAlias = Callable[[InferenceRequest, InferenceResponse], T]
 """Makes something of an answer to a request, as its bytes for a client."""
 
 log = logging.getLogger("oip_host")
+
+CLIENTS_FAULT = (ValueError, TypeError)
+"""What a handler raises where the client is at fault, as upstream has it."""
 
 
 class Encoded(Generic[T]):
@@ -140,7 +144,7 @@ def translate(error: Exception, model: str) -> OIPError:
         return HandlerFault(str(error))
     if isinstance(error, kserve.errors.ModelNotReady):
         return ModelNotReady(str(error))
-    if isinstance(error, (ValueError, TypeError)):
+    if isinstance(error, CLIENTS_FAULT):
         return InvalidRequest(str(error))
     if isinstance(error, NotImplementedError):
         return NotSupported(str(error) or f"model '{model}' does not implement this")

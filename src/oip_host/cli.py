@@ -7,20 +7,23 @@ import gc
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+import pluggy
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from oip_host import plugins, selection, settings, workers
+from oip_host import crash, logs, plugins, selection, settings, wheels, workers
 from oip_host.errors import ConfigurationError
 from oip_host.hookspecs import HandlerEntry, hookimpl
-from oip_host.place import entered
+from oip_host.place import Place, entered
 from oip_host.plugins import Choice
 from oip_host.sources import flag
+from oip_host.target import Target
 
 if TYPE_CHECKING:
     from oip_host.host import Host
@@ -30,6 +33,14 @@ __all__ = ["main"]
 
 # every option of the host is an argument, and what is neither goes to KServe
 _ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+CHECK_ENDS_S = 5.0
+"""Seconds for the unloads of `check`, where its loads had a limit."""
+Within = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout_s", min=0.1, help="Seconds within which every model has to load."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -42,9 +53,31 @@ def main() -> None:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    place = entered()
+    configuration, _ = settings.read(sys.argv[1:])
+    faults = wheels.add(configuration.settings, place.plugins if place else None)
     manager = plugins.manager([Commands()])
     plugins.call_each(manager.hook.oip_commands, app=app)
-    app(obj=manager)
+    app(obj=Begun(manager, place, tuple(faults)))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is known before there is a command; it is the `obj` of each."""
+
+    plugins: pluggy.PluginManager
+    place: Place | None
+    faults: tuple[str, ...]
+    """What is wrong with the plugin directory."""
+
+    def manager(self, arguments: Sequence[str]) -> pluggy.PluginManager:
+        """The manager; raises ConfigurationError where the plugin directory is wrong.
+
+        Models that are selected from it would only be further faults.
+        """
+        if self.faults:
+            raise ConfigurationError([*settings.read(arguments)[1], *self.faults])
+        return self.plugins
 
 
 class Commands:
@@ -52,10 +85,11 @@ class Commands:
 
     @hookimpl
     def oip_commands(self, app: typer.Typer) -> None:
-        """Add serve, list and check."""
+        """Add serve, list, check and manifest."""
         app.command(context_settings=_ARGUMENTS, epilog=_options())(serve)
         app.command("list", context_settings=_ARGUMENTS)(list_handlers)
         app.command(context_settings=_ARGUMENTS)(check)
+        app.command(context_settings=_ARGUMENTS, epilog=_of_manifest())(manifest)
 
 
 def _options() -> str:
@@ -67,17 +101,28 @@ def _options() -> str:
     return "\n\n".join(["Options, by argument and environment variable:", *lines])
 
 
+def _of_manifest() -> str:
+    lines = [
+        f"{flag(name)}: {field.description}. "
+        f"[default: {field.get_default(call_default_factory=True)}]"
+        for name, field in Target.model_fields.items()
+    ]
+    return "\n\n".join(["Its own options, beside those of serve:", *lines])
+
+
 def serve(context: typer.Context) -> None:
     """Load the selected models and serve them by REST and gRPC."""
-    place = entered()
-    if place is None:
+    crash.report()
+    place = context.obj.place
+    if place is None and not context.obj.faults:
         _supervise(context.args)
     # imports make objects and no garbage: looking for it takes a tenth of the start
     gc.set_threshold(1_000_000, 20, 20)
     with _faults():
         from oip_host.host import Host
 
-        host = Host.configured(context.args, context.obj, place)
+        manager = context.obj.manager(context.args)
+        host = Host.configured(context.args, manager, place)
         host.run(on_loaded=_announce if place is None or place.is_first else None)
 
 
@@ -89,18 +134,18 @@ def _supervise(arguments: Sequence[str]) -> None:
     configuration, faults = settings.read(arguments)
     if configuration.settings.kserve_workers == 1 or faults:
         return
-    workers.configure_logging()
+    logs.to_stderr(configuration.settings)
     with _faults():
-        raise typer.Exit(workers.supervise(configuration.settings))
+        raise typer.Exit(workers.supervise(configuration))
 
 
 def list_handlers(context: typer.Context, json: Json = False) -> None:
     """Show the installed handlers and which are selected; imports none of them."""
     configuration, faults = settings.read(context.args)
-    entries = plugins.offered(context.obj)
+    entries = plugins.offered(context.obj.plugins)
     wanted, malformed = selection.parse(configuration.settings.oip_handlers)
     choices, wrong = plugins.choose(wanted, entries)
-    faults += [*malformed, *wrong]
+    faults += context.obj.faults or [*malformed, *wrong]
     listed = [c.entry for c in choices if c.entry not in entries] + entries
     rows = [_listed(entry, choices) for entry in listed]
     if json:
@@ -131,17 +176,28 @@ def _listed(entry: HandlerEntry, choices: list[Choice]) -> dict[str, Any]:
     }
 
 
-def check(context: typer.Context, json: Json = False) -> None:
+def check(context: typer.Context, json: Json = False, timeout_s: Within = None) -> None:
     """Load the selected models as serve would, show settings and faults, and exit.
 
     Exits with 2 where the configuration is wrong, with 1 where a model that is not
     optional does not load, otherwise with 0.
     """
-    with _faults():
+    crash.report()
+    longest_s = timeout_s and timeout_s + 2 * CHECK_ENDS_S
+    with crash.limit(longest_s), _faults():
         from oip_host.host import Host
 
-        host = Host.configured(context.args, context.obj)
-    asyncio.run(host.load())
+        manager = context.obj.manager(context.args)
+        host = Host.configured(context.args, manager)
+    with crash.limit(longest_s):
+        well = asyncio.run(_checked(host, json, timeout_s))
+    if not well:
+        raise typer.Exit(1)
+
+
+async def _checked(host: Host, json: bool, timeout_s: float | None) -> bool:
+    """Load the models, show them, and unload them; tells whether they loaded."""
+    await host.load_within(timeout_s)
     effective = [
         {"option": name, "value": value, "source": source}
         for name, value, source in host.effective()
@@ -152,9 +208,10 @@ def check(context: typer.Context, json: Json = False) -> None:
     else:
         _print_table("Settings", effective)
         _print_table("Models", models)
-    asyncio.run(host.unload())
-    if any(not p.model.optional and m["reason"] for p, m in zip(host.planned, models)):  # noqa: B905
-        raise typer.Exit(1)
+    well = not any(m.reason and not m.optional for m in host.registry)
+    unloading = asyncio.ensure_future(host.unload())
+    await asyncio.wait([unloading], timeout=timeout_s and CHECK_ENDS_S)
+    return well
 
 
 def _state(planned: Planned) -> dict[str, Any]:
@@ -170,8 +227,29 @@ def _state(planned: Planned) -> dict[str, Any]:
     }
 
 
+def manifest(context: typer.Context) -> None:
+    """Print the Kubernetes manifest of what serve would serve; imports no handler.
+
+    Takes the options of serve, and puts what is set of them into the manifest. That
+    goes to the standard output; what else has to be done, to standard error.
+    """
+    from oip_host import manifest as manifests
+
+    with _faults():
+        manager = context.obj.manager(context.args)
+        pod, warnings = manifests.configured(context.args, manager)
+    for line in (*warnings, *manifests.notices(pod)):
+        print(f"notice: {line}", file=sys.stderr)
+    print(manifests.text(manifests.documents(pod)), end="")
+
+
 def _announce(host: Host) -> None:
-    """Show the models and a request to try, once all loads have ended."""
+    """Show the models and a request to try, once all loads have ended.
+
+    Not where lines are JSON: there a program reads them.
+    """
+    if host.configuration.settings.oip_log_format == logs.JSON:
+        return
     _print_table("Models", [_state(planned) for planned in host.planned])
     example = next(filter(None, map(_example, host.registry)), None)
     if example:

@@ -59,6 +59,8 @@ class Cluster:
         self.on_joined: Callable[[], Any] = lambda: None
         """Called once, in another thread, when Ray is there."""
         self._head: ray_join.Head | None = None
+        self.otel: dict[str, str] | None = None
+        """The variables of OpenTelemetry for replicas of a host that traces."""
 
     def expect(self, cpus: float) -> None:
         """Have the host's own Ray, when it starts, offer so many CPUs more."""

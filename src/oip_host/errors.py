@@ -2,7 +2,9 @@
 
     OIPError                   500  INTERNAL
     ├── InvalidRequest         400  INVALID_ARGUMENT    the request is wrong
-    ├── Forbidden              403  PERMISSION_DENIED   not allowed by an option
+    ├── Unauthenticated        401  UNAUTHENTICATED     a token is asked for
+    │   └── InvalidToken                                the token is not accepted
+    ├── Forbidden              403  PERMISSION_DENIED   not allowed to this one
     ├── NotFound               404  NOT_FOUND           no such route
     │   └── ModelNotFound                               no such model or version
     ├── MethodNotAllowed       405  UNIMPLEMENTED       no such verb on the route
@@ -16,8 +18,9 @@
 
 A handler may raise any of them; what it raises otherwise is translated in one place,
 `oip_host.boundary.translate`. What is refused before it is a whole request (400, 408,
-431 and 503 of `edge/http.py`) has no class: no handler sees it. `ConfigurationError`
-stands apart: it is for the operator and stops the host before it listens.
+431, 501, 503 and 505 of `edge/http.py`) has no class: no handler sees it.
+`ConfigurationError` stands apart: it is for the operator and stops the host before it
+listens.
 
 HTTP statuses follow `open_inference_rest.yaml` and KServe; gRPC names are those of
 `grpc.StatusCode`, kept as text so that this module needs no grpc.
@@ -35,6 +38,7 @@ __all__ = [
     "Forbidden",
     "HandlerFault",
     "InvalidRequest",
+    "InvalidToken",
     "MethodNotAllowed",
     "ModelNotFound",
     "ModelNotReady",
@@ -43,6 +47,7 @@ __all__ = [
     "OIPError",
     "Overloaded",
     "PayloadTooLarge",
+    "Unauthenticated",
     "UnsupportedEncoding",
     "nearest",
 ]
@@ -56,6 +61,12 @@ class OIPError(Exception):
     headers: ClassVar[dict[str, str]] = {}
     """Extra response headers that this kind of refusal carries."""
 
+    @property
+    def kind(self) -> str:
+        """The name of its class here; for a handler's own, that of the nearest."""
+        classes = type(self).__mro__
+        return next(each.__name__ for each in classes if each.__module__ == __name__)
+
 
 class InvalidRequest(OIPError):
     """The request breaks the protocol or does not fit the model."""
@@ -64,8 +75,24 @@ class InvalidRequest(OIPError):
     grpc_status = "INVALID_ARGUMENT"
 
 
+class Unauthenticated(OIPError):
+    """A token is asked for, and the request brings none."""
+
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+    headers: ClassVar[dict[str, str]] = {"www-authenticate": "Bearer"}
+
+
+class InvalidToken(Unauthenticated):
+    """The token is not accepted: it is wrong, has expired, or is not valid yet."""
+
+    headers: ClassVar[dict[str, str]] = {
+        "www-authenticate": 'Bearer error="invalid_token"'
+    }
+
+
 class Forbidden(OIPError):
-    """An option of the host does not allow this."""
+    """An option of the host, or a scope that is not there, does not allow this."""
 
     http_status = 403
     grpc_status = "PERMISSION_DENIED"

@@ -76,12 +76,17 @@ class Inference:
     queue_s: float
     handler_s: float
     total_s: float
+    """From the moment when the whole request was there to its encoded answer."""
     elements_in: int
     elements_out: int
     batch_size: int = 1
     """How many requests the handler answered in the same call."""
     kserve_model: bool = False
     """Whether a `kserve.Model` answered, of which KServe takes metrics of its own."""
+    request_id: str = ""
+    """The client's `X-Request-Id`, or what the host made where there was none."""
+    trace_id: str = ""
+    """OpenTelemetry's, where the request is traced."""
 
 
 @hookspec

@@ -9,22 +9,42 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 import uvloop
 
-from oip_host import memory, metrics, plugins, selection, workers
+from oip_host import (
+    crash,
+    exporting,
+    guarding,
+    kserve_logs,
+    memory,
+    metrics,
+    plugins,
+    selection,
+    wheels,
+    workers,
+)
 from oip_host.cluster import Cluster
+from oip_host.differences import Found
+from oip_host.edge import certificates
 from oip_host.edge.server import ModelServer
 from oip_host.errors import ConfigurationError
+from oip_host.hookspecs import State
 from oip_host.kserve_api import server_arguments
+from oip_host.latency import LatencyLog
 from oip_host.model import AissembleOIPKServe
-from oip_host.observers import Hooks, LatencyLog, configure_logging
+from oip_host.observers import Hooks
 from oip_host.place import Place, entered
 from oip_host.planning import Planned, plan
 from oip_host.registry import Registry
+from oip_host.reload import follow
 from oip_host.settings import Configuration, read
+from oip_host.watch import Watch
+
+if TYPE_CHECKING:
+    from oip_host.tracing import Tracing
 
 __all__ = ["Host"]
 
@@ -32,6 +52,8 @@ log = logging.getLogger("oip_host")
 
 CUT_OFF_S = 1.0
 """Seconds for telling clients that they are cut off, and for the last unloads."""
+CUT_OFF_EVERY_S = 0.1
+"""Seconds between two tries to cut off a load, which has several calls."""
 
 
 class Host:
@@ -58,6 +80,7 @@ class Host:
         self._stop: asyncio.Future[signal.Signals] | None = None
         self._hurry = asyncio.Event()
         """Set by a second signal."""
+        self._watch = Watch()
 
     @classmethod
     def configured(
@@ -73,16 +96,20 @@ class Host:
         """
         configuration, faults = read(arguments)
         kserve_args, unknown = server_arguments(configuration.kserve_arguments)
-        handler = configure_logging()
-        manager = manager or plugins.manager()
+        handler = kserve_logs.configure(configuration.settings)
+        if manager is None:
+            place = place or entered()
+            given = place.plugins if place else None
+            faults += wheels.add(configuration.settings, given)
+            manager = plugins.manager()
         _add_latency_log(manager, configuration, handler)
         wanted, malformed = selection.parse(configuration.settings.oip_handlers)
         choices, wrong = plugins.choose(wanted, plugins.offered(manager))
         cluster = _cluster(configuration)
         planned, unfit, warnings = plan(choices, configuration, Hooks(manager), cluster)
-        models = [each.model for each in planned]
         faults += [*unknown, *malformed, *wrong, *unfit]
-        faults += _one_ray(models, configuration)
+        faults += _unfit([each.model for each in planned], configuration, kserve_args)
+        warnings += guarding.warnings(configuration)
         if not faults and not planned:
             faults = ["no installed handler can run as configured"]
         for line in (*configuration.warnings, *warnings):
@@ -104,13 +131,17 @@ class Host:
         """
         configuration, faults = read(sys.argv[1:] if arguments is None else arguments)
         kserve_args, _ = server_arguments(configuration.kserve_arguments)
-        handler = configure_logging()
+        handler = kserve_logs.configure(configuration.settings)
         cluster = _cluster(configuration)
         models = [
             each if isinstance(each, AissembleOIPKServe) else each(cluster)
             for each in given
         ]
-        faults += _one_ray(models, configuration)
+        faults += _unfit(models, configuration, kserve_args)
+        place = entered()
+        faults += wheels.add(configuration.settings, place.plugins if place else None)
+        for line in guarding.warnings(configuration):
+            log.warning("%s", line)
         if faults:
             raise ConfigurationError(faults)
         manager = plugins.manager()
@@ -119,7 +150,7 @@ class Host:
         for model in models:
             model.observe(hooks)
         planned = [Planned(model) for model in models]
-        return cls(planned, configuration, kserve_args, cluster)
+        return cls(planned, configuration, kserve_args, cluster, place)
 
     def effective(self) -> Iterator[tuple[str, str, str]]:
         """Each option in effect as (name, value, source), secrets masked."""
@@ -133,19 +164,29 @@ class Host:
         Where several workers are to serve, this process supervises them.
         """
         if self.place is None and self.configuration.settings.kserve_workers > 1:
-            code = workers.supervise(self.configuration.settings)
+            code = workers.supervise(self.configuration)
             if code:
                 raise SystemExit(code)
             return
+        crash.report()
         memory.keep_large_blocks(self.configuration.settings.oip_kept_memory_bytes)
         run: Any = uvloop.run
         if getattr(self.server, "event_loop", "auto") == "asyncio":
             run = asyncio.run
-        run(self._main(on_loaded))
+        with exporting.exporting(self.configuration.settings) as tracing:
+            self._trace(tracing)
+            run(self._main(on_loaded))
+
+    def _trace(self, tracing: Tracing | None) -> None:
+        """Have the requests of every model traced, also of those in replicas."""
+        for model in self.registry:
+            model.observer.tracing = tracing
+        self._cluster.otel = exporting.variables(self.configuration.settings)
 
     async def _main(self, on_loaded: Callable[[Host], None] | None) -> None:
         stop = self._catch_signals()
         await self.server.state.start()
+        following = asyncio.create_task(follow(self._watch, self))
         late = self.place is not None and self.place.replaces
         if not late:
             await self.startup()
@@ -161,6 +202,7 @@ class Host:
         await self.serve()
         loading.cancel()
         await self.shutdown()
+        following.cancel()
 
     def _catch_signals(self) -> asyncio.Future[signal.Signals]:
         """Have signals tell the host to stop; the first one is the result."""
@@ -170,6 +212,7 @@ class Host:
         def catch() -> None:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
                 loop.add_signal_handler(number, partial(self._signalled, number))
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
         catch()
         # Ray brings its own, which aborts the process some seconds after a SIGTERM
@@ -184,6 +227,9 @@ class Host:
         else:
             log.info("worker %d of %d listens", self.place.index, self.place.count)
             self.place.tell(self.server.addresses)
+        exposed = guarding.exposed(self.configuration.settings)
+        if exposed and (self.place is None or self.place.is_first):
+            log.warning("%s", exposed)
 
     def _signalled(self, number: signal.Signals) -> None:
         assert self._stop is not None
@@ -192,6 +238,24 @@ class Host:
             self._hurry.set()
         else:
             self._stop.set_result(number)
+
+    def _hung_up(self) -> None:
+        """Read the options again; stop where it means that the terminal was closed."""
+        if self._watch.terminal_is_gone:
+            self._signalled(signal.SIGHUP)
+        else:
+            self._watch.ask()
+
+    def reconfigure(self, found: Found) -> None:
+        """Have other options hold from now on."""
+        self.configuration = found.configuration
+        self.server.reconfigure(found.configuration.settings)
+        for planned, options in found.models:
+            model = planned.model
+            self.registry.find(model.name, model.version).reconfigure(options)
+            model.options = options  # where it was loaded anew: another one
+        known = {planned.model: planned for planned, _ in found.models}
+        self.planned = tuple(known.get(each.model, each) for each in self.planned)
 
     async def load(self) -> None:
         """Load the models that no program has loaded yet, all at once.
@@ -207,6 +271,19 @@ class Host:
             )
         )
         memory.settle()
+
+    async def load_within(self, seconds: float | None) -> None:
+        """Load the models; one that has not loaded by then is given up."""
+        loading = asyncio.create_task(self.load())
+        if (await asyncio.wait([loading], timeout=seconds))[0]:
+            await loading
+            return
+        reason = f"it did not load within {seconds:g} s"
+        late = [model for model in self.registry if model.state is State.LOADING]
+        while not (await asyncio.wait([loading], timeout=CUT_OFF_EVERY_S))[0]:
+            self.registry.cut_off(reason)
+        for model in late:
+            model.state, model.reason = State.UNAVAILABLE, reason
 
     async def serve(self) -> None:
         """Answer until a signal; then tell "not ready" for the drain delay."""
@@ -263,6 +340,21 @@ def _cluster(configuration: Configuration) -> Cluster:
     return Cluster(settings.oip_ray_address, settings.oip_ray_token_file)
 
 
+def _unfit(
+    models: Sequence[AissembleOIPKServe],
+    configuration: Configuration,
+    kserve_args: Namespace,
+) -> list[str]:
+    """What stands against serving these models as configured, a line each."""
+    settings = configuration.settings
+    return [
+        *_one_ray(models, configuration),
+        *certificates.faults(settings, kserve_args),
+        *guarding.faults(settings),
+        *exporting.faults(settings),
+    ]
+
+
 def _one_ray(
     models: Sequence[AissembleOIPKServe], configuration: Configuration
 ) -> list[str]:
@@ -283,4 +375,5 @@ def _add_latency_log(
     handler: logging.StreamHandler[Any] | None,
 ) -> None:
     if configuration.settings.kserve_enable_latency_logging:
-        manager.register(LatencyLog(handler))
+        form = configuration.settings.oip_log_format
+        manager.register(LatencyLog(handler, form))

@@ -115,6 +115,11 @@ class Lane(ABC):
         return len(self._live)
 
     @property
+    def waiting(self) -> int:
+        """How many of those have not started."""
+        return sum(not job.started_at for job in list(self._live))
+
+    @property
     def capacity(self) -> int:
         """How many calls may be pending."""
         return self.max_concurrency + self.max_queue

@@ -10,19 +10,14 @@ import inspect
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oip_host import v1
-from oip_host.batching import Asked, Batcher, Outcome, answered
-from oip_host.boundary import (
-    Encode,
-    Encoded,
-    check_inputs,
-    check_request,
-    checked_response,
-    element_total,
-    translate,
-)
+from oip_host.batching import Batcher
+from oip_host.boundary import Encode, Encoded, element_total, translate
+from oip_host.calls import Calls
+from oip_host.context import RequestContext, current
+from oip_host.crash import Frames
 from oip_host.errors import (
     HandlerFault,
     ModelNotReady,
@@ -33,7 +28,7 @@ from oip_host.hookspecs import Inference, State, StateChange
 from oip_host.kserve_api import kserve
 from oip_host.kserve_face import KServeFace
 from oip_host.kserve_models import KServeModelHandler
-from oip_host.lanes import Job, Lane, LoopLane, ThreadLane, contained
+from oip_host.lanes import Job, Lane, LoopLane, ThreadLane
 from oip_host.options import ModelOptions
 from oip_host.selection import DEFAULT_VERSION
 from oip_host.statistics import Statistics
@@ -42,6 +37,9 @@ from oip_host.types import (
     InferenceResponse,
     ModelMetadataResponse,
 )
+
+if TYPE_CHECKING:
+    from oip_host.tracing import Tracing
 
 __all__ = ["AissembleOIPKServe", "Observer", "has_own_probe"]
 
@@ -69,6 +67,8 @@ class Observer:
 
     inference: Callable[[Inference], None] | None = None
     """None where nobody listens: then no record is made."""
+    tracing: Tracing | None = None
+    """Makes the spans of requests; None where nobody traces them."""
 
     def state(self, change: StateChange) -> None:
         """A model entered a state."""
@@ -99,9 +99,10 @@ class AissembleOIPKServe(KServeFace):
         super().__init__(name)
         self.version = version
         self.optional = optional
+        self.handled_by = ""
+        """The handler as a crash report names it; empty: by its class."""
         self.options = options or ModelOptions()
         self._timeout_s = self.options.timeout_s
-        self._check_metadata = self.options.check_metadata
         self.observer = observer or Observer()
         self.load_s: float | None = None
         self.unloaded = False
@@ -119,7 +120,8 @@ class AissembleOIPKServe(KServeFace):
         self._lane: Lane = ThreadLane(name, 1, self.options.max_queue)
         self._loop_lane: LoopLane | None = None
         self._infer_lane: Lane = self._lane
-        self._infer_call: Callable[..., Any] = self._run_encoded
+        self._calls = Calls(name, version)
+        self._infer_call: Callable[..., Any] = self._calls.one
 
     # -- state ----------------------------------------------------------------
 
@@ -138,6 +140,7 @@ class AissembleOIPKServe(KServeFace):
         log.log(
             level, "model '%s' version '%s' is %s%s",
             self.name, self.version, state.value, f": {reason}" if reason else "",
+            extra={"model": self.name, "version": self.version, "state": state.value},
         )  # fmt: skip
         self.observe(self.observer)
 
@@ -169,7 +172,8 @@ class AissembleOIPKServe(KServeFace):
                 asking = asyncio.wait_for(asked(self.name, self.version), PROBE_S)
                 self._healthy = bool((await asking).ready)
             elif not (lane := self._lane_for(asked)).pending:
-                job = lane.submit(asked, self.name, self.version, timeout_s=PROBE_S)
+                around = self._calls.frames.around(asked)
+                job = lane.submit(around, self.name, self.version, timeout_s=PROBE_S)
                 self._healthy = bool((await job).ready)
             self._doubt = _REASONS[State.READY]
         except Exception as error:
@@ -211,14 +215,16 @@ class AissembleOIPKServe(KServeFace):
 
     async def _load(self) -> bool:
         if self.model_handler is None:
-            self.model_handler = await self._lane.submit(self._made)
+            handler = self.handled_by or f"handler {_class_of(self._source)}"
+            self._calls.frames = Frames(self.name, self.version, handler)
+            self.model_handler = await self._call(self._made)
             self._settle_lanes(self.model_handler)
         loaded = await self._call(self.model_handler.model_load, self.name)
         if loaded:
-            self._check_metadata = self.options.check_metadata or bool(
-                getattr(self.model_handler, "check_metadata", False)
-            )
             await self._describe()
+            asked = getattr(self.model_handler, "check_metadata", False)
+            checks = self.options.check_metadata or bool(asked)
+            self._calls.expected = self.described() if checks else None
         return bool(loaded)
 
     def _is_factory(self) -> bool:
@@ -258,13 +264,13 @@ class AissembleOIPKServe(KServeFace):
             )
         self._infer_lane = self._lane_for(handler.infer)
         asynchronous = self._infer_lane is not self._lane
-        self._infer_call = (
-            self._run_encoded_async if asynchronous else self._run_encoded
-        )
+        calls = self._calls
+        calls.handler = handler
+        self._infer_call = calls.one_async if asynchronous else calls.one
         if self.options.max_batch_size > 1:
             self._infer_lane = Batcher(
                 self._infer_lane,
-                self._run_batch_async if asynchronous else self._run_batch,
+                calls.batch_async if asynchronous else calls.batch,
                 self.options.max_batch_size,
                 self.options.max_batch_delay_ms / 1000,
             )
@@ -281,7 +287,8 @@ class AissembleOIPKServe(KServeFace):
         return self._lane
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
-        return await self._lane_for(method).submit(method, *args)
+        around = self._calls.frames.around(method)
+        return await self._lane_for(method).submit(around, *args)
 
     async def _describe(self) -> None:
         """Ask for the metadata once, so that later answers never wait for the lane."""
@@ -306,9 +313,19 @@ class AissembleOIPKServe(KServeFace):
             optional=self.optional,
             options=self.options,
         )
+        fresh.handled_by = self.handled_by
         fresh.statistics = self.statistics
         fresh.is_kserve_model = self.is_kserve_model
         return fresh
+
+    def reconfigure(self, options: ModelOptions) -> None:
+        """Have other options hold, those that may change while the model runs."""
+        self.options = options
+        self._timeout_s = options.timeout_s
+        for lane in self._lanes:
+            lane.max_queue = options.max_queue
+            if isinstance(lane, Batcher):
+                lane.batch(options.max_batch_size, options.max_batch_delay_ms / 1000)
 
     def retire(self, successor: AissembleOIPKServe) -> Observer:
         """Tell nobody of anything from now on: another one takes the model's place.
@@ -316,6 +333,7 @@ class AissembleOIPKServe(KServeFace):
         Who found this one before, and asks it after, is answered by the other.
         """
         self._successor = successor
+        successor.reconfigure(self.options)  # they may have changed as it loaded
         observer, self.observer = self.observer, Observer()
         return observer
 
@@ -350,10 +368,17 @@ class AissembleOIPKServe(KServeFace):
             lane.close()
         if self._is_factory():
             self.model_handler = self._metadata = None
+            self._calls.handler = self._calls.expected = None
 
     def cut_off(self, error: OIPError) -> int:
         """Fail every request that is not answered yet; tells how many there were."""
         return sum(lane.cut_off(error) for lane in self._lanes)
+
+    def under_way(self) -> tuple[int, int]:
+        """How many requests were accepted and not answered yet, and wait of those."""
+        if self.state is State.LOADING:
+            return 0, 0  # what runs is the load
+        return self._infer_lane.pending, self._infer_lane.waiting
 
     # -- requests -------------------------------------------------------------
 
@@ -373,8 +398,7 @@ class AissembleOIPKServe(KServeFace):
     async def infer(
         self,
         request: InferenceRequest,
-        *,
-        protocol: str = "rest",
+        context: RequestContext | None = None,
         timeout_s: float | None = None,
     ) -> InferenceResponse:
         """The model's answer; `timeout_s` is the client's own deadline, in seconds.
@@ -382,13 +406,13 @@ class AissembleOIPKServe(KServeFace):
         Its outputs are those that the request names, in that order. Raises OIPError,
         and nothing else.
         """
-        return await self.encoded(request, _as_it_is, protocol, timeout_s)
+        return await self.encoded(request, _as_it_is, context, timeout_s)
 
     async def encoded(
         self,
         request: InferenceRequest,
         encode: Encode[T],
-        protocol: str,
+        context: RequestContext | None = None,
         timeout_s: float | None = None,
     ) -> T:
         """What `encode` makes of the model's answer to the request; see `infer`.
@@ -397,21 +421,23 @@ class AissembleOIPKServe(KServeFace):
         may use the memory of its outputs again.
         """
         if self._successor is not None:
-            return await self._successor.encoded(request, encode, protocol, timeout_s)
+            return await self._successor.encoded(request, encode, context, timeout_s)
+        context = context or RequestContext()
         if self.state is not _READY:
             raise self.not_ready()
         limit = self._timeout_s
         if timeout_s is not None and timeout_s < limit:
             limit = timeout_s
         result: Encoded[T] = await self._observed(
-            protocol, self._infer_lane, limit, self._infer_call, request, encode
+            context, self._infer_lane, limit, self._infer_call, request, encode, context
         )
         return result.made
 
     async def _observed(
-        self, protocol: str, lane: Lane, limit: float, call: Any, *args: Any
+        self, context: RequestContext, lane: Lane, limit: float, call: Any, *args: Any
     ) -> Any:
         """The result of a call in a lane, counted and told; raises OIPError only."""
+        self._reached(context)
         job: Job | None = None
         result: Any = None
         outcome = "Cancelled"
@@ -422,7 +448,7 @@ class AissembleOIPKServe(KServeFace):
             return result
         except Exception as error:
             failure = translate(error, self.name)
-            outcome = type(failure).__name__
+            outcome = failure.kind
             # its frames have the job, and the job has it
             error.__traceback__ = error.__cause__ = error.__context__ = None
             try:
@@ -430,11 +456,28 @@ class AissembleOIPKServe(KServeFace):
             finally:
                 del failure  # so has this frame: it would wait for the collector
         finally:
-            self._count(protocol, outcome, job, args[0], result)
+            self._count(context, outcome, job, args[0], result)
             del job
 
+    def _reached(self, context: RequestContext) -> None:
+        """A request has found its model; its span, where it has one, begins."""
+        context.model, context.version = self.name, self.version
+        if self.observer.tracing is not None:
+            self.observer.tracing.begin(context)
+
+    def refused(self, context: RequestContext, error: OIPError) -> None:
+        """Count a request that failed, unless it was counted in its lane."""
+        if context.statistics is None:
+            self._reached(context)
+            self._count(context, error.kind, None, None, None)
+
     def _count(
-        self, protocol: str, outcome: str, job: Job | None, request: Any, result: Any
+        self,
+        context: RequestContext,
+        outcome: str,
+        job: Job | None,
+        request: Any,
+        result: Any,
     ) -> None:
         """Count a finished inference, and tell the observer of it."""
         queue_s = handler_s = 0.0
@@ -442,74 +485,28 @@ class AissembleOIPKServe(KServeFace):
         if job is not None:
             queue_s, handler_s = job.times()
             batch_size, leads = job.batch_size, job.leads
-        self.statistics.add(protocol, outcome, queue_s, handler_s, batch_size, leads)
+        total_s = time.perf_counter() - context.began
+        protocol = context.protocol
+        context.statistics = statistics = self.statistics
+        statistics.add(protocol, outcome, queue_s, handler_s, batch_size, leads)
+        statistics.bytes_in += context.bytes_in
+        if outcome == "ok":
+            statistics.total.add(total_s)
+        trace_id = ""
+        if context.span is not None:
+            context.span.ended(outcome, job)
+            trace_id = context.span.trace_id
         if self.observer.inference is None:
             return
         self.observer.inference(
             Inference(
                 self.name, self.version, protocol, outcome,
-                queue_s, handler_s, queue_s + handler_s,
+                queue_s, handler_s, total_s,
                 element_total(getattr(request, "inputs", ())),
                 element_total(getattr(result, "outputs", ())),
-                batch_size, self.is_kserve_model,
+                batch_size, self.is_kserve_model, context.id, trace_id,
             )
         )  # fmt: skip
-
-    def _check(self, request: InferenceRequest) -> None:
-        check_request(request)
-        if self._check_metadata and isinstance(self._metadata, ModelMetadataResponse):
-            check_inputs(request, self._metadata)
-
-    def _run(self, request: InferenceRequest) -> InferenceResponse:
-        self._check(request)
-        answer = self.model_handler.infer(request, self.name, self.version)
-        return self._finished(request, answer)
-
-    async def _run_async(self, request: InferenceRequest) -> InferenceResponse:
-        self._check(request)
-        answer = await self.model_handler.infer(request, self.name, self.version)
-        return self._finished(request, answer)
-
-    def _run_encoded(self, request: InferenceRequest, encode: Encode[T]) -> Encoded[T]:
-        response = self._run(request)
-        return Encoded(response.outputs, encode(request, response))
-
-    async def _run_encoded_async(
-        self, request: InferenceRequest, encode: Encode[T]
-    ) -> Encoded[T]:
-        response = await self._run_async(request)
-        return Encoded(response.outputs, encode(request, response))
-
-    def _run_batch(self, batch: list[Asked]) -> list[Outcome]:
-        calls = answered(batch, self._check)
-        try:
-            request = next(calls)
-            try:
-                answer = self._run(request)
-            except BaseException as error:
-                calls.throw(contained(error))
-            else:
-                calls.send(answer)
-        except StopIteration as finished:
-            return finished.value  # type: ignore[no-any-return]
-        raise AssertionError("a batch asks once")
-
-    async def _run_batch_async(self, batch: list[Asked]) -> list[Outcome]:
-        calls = answered(batch, self._check)
-        try:
-            request = next(calls)
-            try:
-                answer = await self._run_async(request)
-            except BaseException as error:
-                calls.throw(contained(error))
-            else:
-                calls.send(answer)
-        except StopIteration as finished:
-            return finished.value  # type: ignore[no-any-return]
-        raise AssertionError("a batch asks once")
-
-    def _finished(self, request: InferenceRequest, answer: Any) -> InferenceResponse:
-        return checked_response(request, answer, self.name, self.version)
 
     async def predict_v1(
         self, body: Any, headers: dict[str, str], verb: Any
@@ -519,8 +516,18 @@ class AissembleOIPKServe(KServeFace):
         A `kserve.Model` takes the body as it is; a handler takes
         `{"instances": [...]}` as that input, and answers `{"predictions": [...]}`.
         """
+        context = current.get() or RequestContext("v1", headers)
+        try:
+            return await self._answer_v1(context, body, headers, verb)
+        except OIPError as error:
+            self.refused(context, error)
+            raise
+
+    async def _answer_v1(
+        self, context: RequestContext, body: Any, headers: dict[str, str], verb: Any
+    ) -> tuple[Any, dict[str, str]]:
         if self._successor is not None:
-            return await self._successor.predict_v1(body, headers, verb)
+            return await self._successor._answer_v1(context, body, headers, verb)
         if self.state is not _READY:
             raise self.not_ready()
         predict = kserve.model.InferenceVerb.PREDICT
@@ -528,14 +535,14 @@ class AissembleOIPKServe(KServeFace):
         if as_it_is is not None:
             assert self._loop_lane is not None
             answer: tuple[Any, dict[str, str]] = await self._observed(
-                "v1", self._loop_lane, self.options.timeout_s,
-                as_it_is, v1.body(body, headers), headers, verb or predict,
+                context, self._loop_lane, self._timeout_s, self._calls.passed_on,
+                context, as_it_is, v1.body(body, headers), headers, verb or predict,
             )  # fmt: skip
             return answer
         if verb not in (None, predict):
             raise NotSupported(f"model '{self.name}' does not explain")
         request = v1.request(body, await self.metadata())
-        return await self.encoded(request, v1.response, "v1"), {}
+        return await self.encoded(request, v1.response, context), {}
 
     def described(self) -> ModelMetadataResponse | None:
         """The metadata, where the model is loaded and has them."""
@@ -551,3 +558,9 @@ def has_own_probe(handler: Any) -> bool:
     method = getattr(handler, "model_ready", None)
     name = getattr(method, "__qualname__", "")
     return method is not None and name != "ModelHandler.model_ready"
+
+
+def _class_of(source: Any) -> str:
+    """The class of a handler, or of what makes one, by its full name."""
+    known = source if hasattr(source, "__qualname__") else type(source)
+    return f"{known.__module__}.{known.__qualname__}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -21,9 +21,10 @@ from pydantic import (
 )
 
 from oip_host.errors import nearest
+from oip_host.paths import default_path, path_fields
 from oip_host.selection import DEFAULT_VERSION
-from oip_host.settings import validated
-from oip_host.sources import MODELS, Values, nested
+from oip_host.settings import RELOADABLE, validated
+from oip_host.sources import MODELS, Origin, Values, nested
 
 __all__ = [
     "OF_REPLICAS",
@@ -32,6 +33,7 @@ __all__ = [
     "by_model",
     "handler_settings",
     "label",
+    "located",
     "masked",
     "model_options",
 ]
@@ -82,16 +84,28 @@ class ModelOptions(BaseModel):
         "declares, else 1 (100 for an async one)",
     )  # fmt: skip
     max_queue: int = Field(
-        256, ge=0, description="Requests that may wait; those beyond are refused"
+        256,
+        ge=0,
+        description="Requests that may wait; those beyond are refused",
+        json_schema_extra=RELOADABLE,
     )
     timeout_s: float = Field(
-        300.0, gt=0, description="Seconds within which a request is answered or refused"
+        300.0,
+        gt=0,
+        description="Seconds within which a request is answered or refused",
+        json_schema_extra=RELOADABLE,
     )
     max_batch_size: int = Field(
-        1, ge=1, description="Rows that requests are merged to; 1: they are not merged"
+        1,
+        ge=1,
+        description="Rows that requests are merged to; 1: they are not merged",
+        json_schema_extra=RELOADABLE,
     )
     max_batch_delay_ms: float = Field(
-        0.0, ge=0, description="Milliseconds that a request may wait for others to join"
+        0.0,
+        ge=0,
+        description="Milliseconds that a request may wait for others to join",
+        json_schema_extra=RELOADABLE,
     )
     check_metadata: bool = Field(
         False, description="Hold inputs against the metadata of the model"
@@ -243,8 +257,43 @@ def _holds_secret(annotation: Any) -> bool:
     return any(map(_holds_secret, get_args(annotation)))
 
 
+def located(handler: Any, key: Key, values: Values, model_dir: str | None) -> Values:
+    """The values with the handler's paths of model files below the model directory.
+
+    A required one that nobody set is where the files of the model are by default, if
+    they are there.
+    """
+    declared = _declared(handler)
+    if declared is None or model_dir is None:
+        return values
+    directory = Path(model_dir).absolute()
+    found: Values = {}
+    for name, required in path_fields(declared):
+        path = ("settings", name)
+        origin = values.get(path)
+        if origin is None and required:
+            default, _ = default_path(directory, *key)
+            if default is not None:
+                found[path] = Origin(str(default), "oip_model_dir")
+        elif origin and isinstance(origin.value, str) and origin.value:
+            found[path] = replace(origin, value=str(directory / origin.value))
+    return {**values, **found}
+
+
+def _sought(
+    declared: type[BaseModel], key: Key, model_dir: str | None, faults: list[str]
+) -> list[str]:
+    """The faults, those of a path that nobody set with where it was looked for."""
+    if model_dir is None:
+        return faults
+    _, places = default_path(Path(model_dir).absolute(), *key)
+    prefix = f"models.{label(key)}.settings."
+    missing = {f"{prefix}{n}: required, but not set" for n, _ in path_fields(declared)}
+    return [f"{f}, and no {places} is there" if f in missing else f for f in faults]
+
+
 def handler_settings(
-    handler: Any, key: Key, values: Values
+    handler: Any, key: Key, values: Values, model_dir: str | None = None
 ) -> tuple[BaseModel | None, list[str]]:
     """The handler's own `Settings` from `models.<name>.settings.*`, and its faults.
 
@@ -276,7 +325,7 @@ def handler_settings(
         for name, value in nested(below).items()
     }
     settings, wrong = validated(declared, below, f"models.{label(key)}.settings.", tree)
-    return settings, faults + wrong
+    return settings, faults + _sought(declared, key, model_dir, wrong)
 
 
 def _from_json(value: Any, field: Any) -> Any:
@@ -297,5 +346,7 @@ def _decoded(text: str) -> Any:
 def _is_text(annotation: Any) -> bool:
     if get_origin(annotation) in (Union, UnionType):
         return all(_is_text(a) for a in get_args(annotation) if a is not NoneType)
+    if get_origin(annotation) is Annotated:
+        return _is_text(get_args(annotation)[0])
     text = (str, bytes, SecretStr, SecretBytes, PurePath)
     return isinstance(annotation, type) and issubclass(annotation, text)

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +33,9 @@ class Place:
     """Whether the others serve already."""
     tells: int
     """The file descriptor on which it says once where it listens; -1: nobody asks."""
+    plugins: Sequence[str] = ()
+    """Where the supervisor imports from that is of the plugin directory."""
+    probe_port: int | None = None
 
     @property
     def path(self) -> Path:
@@ -77,6 +81,7 @@ def entered() -> Place | None:
     if place.is_first:
         os.set_inheritable(place.tells, False)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is about to read the options
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if place.is_orphan:
         raise SystemExit(1)

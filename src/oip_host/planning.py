@@ -8,14 +8,14 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from oip_host import options, plugins
+from oip_host import crash, options, plugins
 from oip_host.cluster import Cluster
 from oip_host.construction import constructed
 from oip_host.errors import HandlerFault
 from oip_host.model import AissembleOIPKServe, Observer
 from oip_host.options import ModelOptions
 from oip_host.plugins import Choice
-from oip_host.replica import Blueprint, local_path
+from oip_host.replica import Blueprint, Given, local_path
 from oip_host.replicas import Replicated, deployment_options
 from oip_host.settings import Configuration
 from oip_host.sources import Values
@@ -31,6 +31,8 @@ class Planned:
     choice: Choice | None = None
     values: Values = field(default_factory=dict)
     """What was set for the model, by path below `models.<name>`."""
+    handler: Any = None
+    """Its class or factory, where the host itself imports it."""
 
     def effective(self) -> Iterator[tuple[str, str, str]]:
         """Each option of the model as (name, value, source), secrets masked."""
@@ -57,6 +59,7 @@ def plan(
     """
     keys = [(choice.item.model, choice.item.version) for choice in choices]
     values, warnings = options.by_model(configuration.origins, keys)
+    model_dir = configuration.settings.oip_model_dir
     planned: list[Planned] = []
     faults: list[str] = []
     for choice, key in zip(choices, keys, strict=True):
@@ -66,8 +69,12 @@ def plan(
             values[key] = options.masked(None, values[key])
         elif found.reason is None:
             values[key] = options.masked(found.handler, values[key])
-            made, unset = options.handler_settings(found.handler, key, values[key])
-            if unset and not choice.named and not values[key]:
+            untouched = not values[key]
+            values[key] = options.located(found.handler, key, values[key], model_dir)
+            made, unset = options.handler_settings(
+                found.handler, key, values[key], model_dir
+            )
+            if unset and not choice.named and untouched:
                 warnings.append(f"handler '{choice.item.handler}' is passed over: "
                                 f"{'; '.join(unset)}")  # fmt: skip
                 continue
@@ -79,13 +86,16 @@ def plan(
         source: partial[Any] = partial(_made, choice, found)
         if chosen.replicated:
             faults += _unfit(choice, chosen)
-            source = _elsewhere(choice, found, chosen, values[key], cluster)
+            given = Given(values[key], model_dir) if found.apart else None
+            source = _elsewhere(choice, found, chosen, given, cluster)
         item = choice.item
         model = AissembleOIPKServe(
             item.model, source, version=item.version, optional=item.optional,
             options=chosen, observer=observer,
         )  # fmt: skip
-        planned.append(Planned(model, choice, values[key]))
+        model.handled_by = crash.named(choice.entry)
+        handler = None if found.apart else found.handler
+        planned.append(Planned(model, choice, values[key], handler))
     return planned, faults, warnings
 
 
@@ -137,7 +147,7 @@ def _elsewhere(
     choice: Choice,
     found: _Found,
     chosen: ModelOptions,
-    values: Values,
+    given: Given | None,
     cluster: Cluster,
 ) -> partial[Replicated]:
     """What makes the handler that asks the replicas."""
@@ -147,7 +157,7 @@ def _elsewhere(
         found.handler,
         choice.entry.target,
         found.arguments,
-        values if found.apart else None,
+        given,
         chosen.max_concurrency,
         () if found.apart else local_path(),
     )

@@ -22,6 +22,7 @@ import importlib_metadata
 import pluggy
 
 from oip_host import hookspecs
+from oip_host.crash import framed, named
 from oip_host.errors import ConfigurationError, nearest
 from oip_host.hookspecs import HandlerEntry, hookimpl
 from oip_host.selection import Item, Selection
@@ -277,7 +278,7 @@ def load(entry: HandlerEntry) -> tuple[Any, str | None]:
     distribution and version.
     """
     try:
-        return entry.load(), None
+        return framed("its import", named(entry))(entry.load), None
     except (Exception, SystemExit) as error:
         log.error(
             "handler '%s' (%s, %s) does not import:\n%s",

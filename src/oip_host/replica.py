@@ -7,17 +7,19 @@ errors in a replica as in the host. Nothing here needs Ray.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from sysconfig import get_path
 from typing import Any
 
-from oip_host import errors, options
+from oip_host import errors, exporting, options
 from oip_host.construction import constructed
+from oip_host.context import RequestContext
 from oip_host.errors import HandlerFault, OIPError
 from oip_host.model import AissembleOIPKServe, has_own_probe
 from oip_host.options import ModelOptions
@@ -31,7 +33,35 @@ from oip_host.types import (
     trusted,
 )
 
-__all__ = ["Blueprint", "Described", "Failure", "NotLoaded", "Replica", "local_path"]
+__all__ = [
+    "Blueprint",
+    "Described",
+    "Failure",
+    "Given",
+    "NotLoaded",
+    "Replica",
+    "local_path",
+]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a handler that only replicas know makes its `Settings` of."""
+
+    values: Values
+    model_dir: str | None
+
+
+class _Importable(tuple[str, ...]):
+    """Directories that are on `sys.path` when what comes after them is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _importable, (tuple(self),)
+
+
+def _importable(path: tuple[str, ...]) -> tuple[str, ...]:
+    sys.path += [entry for entry in path if entry not in sys.path]
+    return path
 
 
 @dataclass(frozen=True)
@@ -45,21 +75,28 @@ class Blueprint:
     target: str
     """Where the handler is, as messages name it."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    values: Values | None = None
-    """The handler's settings as they were given, for replicas to make `Settings` of."""
+    given: Given | None = None
+    """The handler's settings as they were given, where replicas make them."""
     max_concurrency: int | None = None
     path: Sequence[str] = ()
     """Directories of the host's `sys.path` that are of no environment."""
+    otel: Mapping[str, str] | None = None
+    """The variables of OpenTelemetry of a host that traces; None: it does not."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, the path first: without it the handler is not unpickled."""
+        rest = {name: v for name, v in vars(self).items() if name != "path"}
+        return {"path": _Importable(self.path), **rest}
 
     def make(self) -> Any:
         """The handler; raises HandlerFault, and what its import raises."""
-        sys.path += [entry for entry in self.path if entry not in sys.path]
         handler, arguments = self.handler, self.arguments
         if isinstance(handler, str):
             handler = resolve_name(handler)
-        if self.values is not None:
-            key = self.model, self.version
-            made, faults = options.handler_settings(handler, key, self.values)
+        if self.given is not None:
+            key, directory = (self.model, self.version), self.given.model_dir
+            values = options.located(handler, key, self.given.values, directory)
+            made, faults = options.handler_settings(handler, key, values, directory)
             if faults:
                 raise HandlerFault("; ".join(faults))
             arguments = {"settings": made} if made is not None else {}
@@ -85,8 +122,7 @@ class Failure:
     @classmethod
     def of(cls, error: OIPError) -> Failure:
         """The failure for an error, whose own class only the replica may know."""
-        known = (each.__name__ for each in type(error).__mro__)
-        return cls(next(k for k in known if k in errors.__all__), str(error))
+        return cls(error.kind, str(error))
 
     def error(self) -> OIPError:
         """The error again."""
@@ -142,10 +178,19 @@ class Replica:
             version=blueprint.version,
             options=unlimited,
         )
+        self._export = exporting.joined(blueprint.otel)
+        if self._export is not None:
+            self._model.observer.tracing = self._export.tracing
+        self._model.handled_by = f"handler {blueprint.target}"
         if not await self._model.load_handler():
             raise NotLoaded(self._model.reason)
         # Ray Serve calls it of the object, where Python would of the class
-        self.__del__ = self._model.unload_handler
+        self.__del__ = self._end
+
+    async def _end(self) -> None:
+        await self._model.unload_handler()
+        if self._export is not None:
+            await asyncio.to_thread(self._export.close)
 
     async def describe(self) -> Described:
         """What the host asks once for all replicas."""
@@ -167,10 +212,16 @@ class Replica:
         """What the handler's own `model_ready` says."""
         return await self._model.healthy()
 
-    async def infer(self, request: InferenceRequest) -> InferenceResponse | Failure:
-        """The handler's answer, in memory that its next call does not touch."""
+    async def infer(
+        self, request: InferenceRequest, headers: dict[str, str]
+    ) -> InferenceResponse | Failure:
+        """The handler's answer, in memory that its next call does not touch.
+
+        The headers are those of the request's context.
+        """
+        context = RequestContext("replica", headers)
         try:
-            return await self._model.encoded(request, _own, "replica")
+            return await self._model.encoded(request, _own, context)
         except OIPError as error:
             return Failure.of(error)
 

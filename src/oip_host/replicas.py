@@ -12,9 +12,11 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import replace
 from typing import Any
 
 from oip_host.cluster import Cluster
+from oip_host.context import REQUEST_ID, current
 from oip_host.errors import HandlerFault, ModelNotReady
 from oip_host.options import ModelOptions
 from oip_host.replica import Blueprint, Described, Failure, NotLoaded, Replica
@@ -117,9 +119,10 @@ class Replicated:
 
     async def model_load(self, model_name: str) -> bool:
         """Have the replicas made, and wait for them; raises ModelNotReady."""
+        blueprint = replace(self._blueprint, otel=self._cluster.otel)
         try:
             self._handle = await self._cluster.deploy(
-                self._name, self._replica, self._options, self._blueprint
+                self._name, self._replica, self._options, blueprint
             )
             await self._running()
             known = await self._answer("describe")
@@ -186,11 +189,21 @@ class Replicated:
         model_version: str | None = None,
     ) -> InferenceResponse:
         """The answer of a replica; raises OIPError."""
-        answer: InferenceResponse = await self._answer("infer", payload)
+        context = current.get()
+        headers = {}
+        if context is not None:
+            headers[REQUEST_ID] = context.id
+            if context.span is not None:
+                context.span.inject(headers)
+        answer: InferenceResponse = await self._answer("infer", payload, headers)
         return answer
 
-    async def _predict_v1(self, *args: Any) -> Any:
-        return await self._answer("predict_v1", *args)
+    async def _predict_v1(self, body: Any, headers: dict[str, str], verb: Any) -> Any:
+        context = current.get()
+        if context is not None and context.span is not None:
+            headers = dict(headers)  # the client's, with its own span in them
+            context.span.inject(headers)
+        return await self._answer("predict_v1", body, headers, verb)
 
     async def _answer(self, method: str, *args: Any) -> Any:
         """What a replica answers; asked again where one dies and that is allowed."""

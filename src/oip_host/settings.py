@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from oip_host.errors import nearest
 from oip_host.sources import (
@@ -27,20 +34,33 @@ from oip_host.sources import (
     nested,
 )
 
-__all__ = ["WORKER", "Configuration", "Settings", "read", "validated"]
+__all__ = [
+    "RELOADABLE",
+    "WORKER",
+    "Configuration",
+    "Settings",
+    "read",
+    "reloadable",
+    "validated",
+]
 
 M = TypeVar("M", bound=BaseModel)
+
+RELOADABLE: dict[str, Any] = {"reloadable": True}
+"""Marks an option that may change while the host runs, where it is declared."""
 
 WORKER = "OIP_WORKER"
 """The variable in which a worker process finds its place."""
 
-_KSERVES = (
+KSERVES = (
     "KSERVE_LOGLEVEL",
     "KSERVE_OPENAI_ROUTE_PREFIX",
     "KSERVE_TLS_CERT_FILE",
     "KSERVE_TLS_KEY_FILE",
 )
 """Variables that KServe itself reads."""
+_PREFIXES = ("OIP_", "KSERVE_", "AUTH_")
+"""How the names of variables begin that may be meant for the host."""
 
 
 class Settings(BaseModel):
@@ -74,35 +94,81 @@ class Settings(BaseModel):
     oip_handlers: str | None = Field(
         None, description="Which models to serve, from which handlers; unset: all"
     )
+    oip_log_format: Literal["text", "json"] = Field(
+        "text", description="How log lines look: as KServe's, or JSON objects"
+    )
+    oip_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO",
+        description="The least level that is logged",
+        json_schema_extra=RELOADABLE,
+    )
+    oip_tracing: bool = Field(
+        False,
+        description="Trace requests, as the OTEL_* variables of OpenTelemetry say",
+    )
+    oip_plugin_dir: str | None = Field(
+        None, description="A directory of wheels to find handlers in; unset: none"
+    )
+    oip_plugin_cache: str | None = Field(
+        None, description="Where these are installed; unset: a temporary directory"
+    )
+    oip_model_dir: str | None = Field(
+        None, description="The directory of model files, for paths in settings"
+    )
     oip_bind: str = Field("0.0.0.0", description="The address to listen at")
+    oip_probe_port: int | None = Field(
+        None, ge=0, le=65535, description="A plain HTTP port for probes; unset: none"
+    )
+    oip_tls_cert_file: str | None = Field(
+        None, description="The certificate of both protocols, with its chain; PEM"
+    )
+    oip_tls_key_file: str | None = Field(None, description="The key to it; PEM")
+    oip_tls_client_ca_file: str | None = Field(
+        None, description="Who signs the certificates that clients then need; PEM"
+    )
     oip_drain_delay_s: float = Field(
         5.0,
         ge=0,
         description="Seconds from 'not ready' to the end of new work, on SIGTERM",
+        json_schema_extra=RELOADABLE,
     )
     oip_grace_period_s: float = Field(
-        30.0, ge=0, description="Seconds that requests in flight then have to finish"
+        30.0,
+        ge=0,
+        description="Seconds that requests in flight then have to finish",
+        json_schema_extra=RELOADABLE,
     )
     oip_max_body_bytes: int = Field(
-        64 << 20, ge=1, description="The largest request body, by REST and by gRPC"
+        64 << 20,
+        ge=1,
+        description="The largest request body, by REST and by gRPC",
+        json_schema_extra=RELOADABLE,
     )
     oip_max_header_bytes: int = Field(
-        32 << 10, ge=1024, description="The largest head of a request"
+        32 << 10,
+        ge=1024,
+        description="The largest head of a request",
+        json_schema_extra=RELOADABLE,
     )
     oip_max_connections: int = Field(
-        1000, ge=1, description="Connections at once by REST, and as many by gRPC"
+        1000,
+        ge=1,
+        description="Connections at once by REST, and as many by gRPC",
+        json_schema_extra=RELOADABLE,
     )
     oip_header_timeout_s: float = Field(
         10.0,
         gt=0,
         allow_inf_nan=False,
         description="Seconds within which the head of a request is there",
+        json_schema_extra=RELOADABLE,
     )
     oip_body_timeout_s: float = Field(
         60.0,
         gt=0,
         allow_inf_nan=False,
         description="Seconds from its head within which the body is there",
+        json_schema_extra=RELOADABLE,
     )
     oip_kept_memory_bytes: int = Field(
         256 << 20, ge=0, description="Free memory kept for the next tensors; 0: none"
@@ -116,15 +182,64 @@ class Settings(BaseModel):
     oip_model_control: Literal["none", "explicit"] = Field(
         "none", description="Whether clients may load and unload models"
     )
+    auth_enabled: bool = Field(
+        False, description="Ask every client for a token, but for health"
+    )
+    auth_algorithm: str = Field(
+        "HS256", description="How JWTs are signed; several are separated by commas"
+    )
+    auth_secret: SecretStr | None = Field(
+        None, description="The secret that signs JWTs, for HS256, HS384 and HS512"
+    )
+    auth_secret_file: str | None = Field(None, description="The file with that secret")
+    auth_jwks_file: str | None = Field(
+        None, description="The file with the public keys of JWTs, a JWKS"
+    )
+    auth_audience: str | None = Field(
+        None, description="What a JWT has to have as its `aud`; unset: anything"
+    )
+    auth_issuer: str | None = Field(
+        None, description="What a JWT has to have as its `iss`; unset: anything"
+    )
+    auth_leeway_s: float = Field(
+        10.0,
+        ge=0,
+        le=300,
+        description="Seconds by which the clock of who signs JWTs may differ",
+    )
+    auth_default_scopes: str = Field(
+        "", description="The scopes of a JWT that has no claim of scopes"
+    )
+    auth_tokens_file: str | None = Field(
+        None, description="The file with the digests of static tokens and their scopes"
+    )
     oip_models: dict[str, Any] = Field(
         default_factory=dict, description="Options by model name, as a JSON object"
     )
 
+    @field_validator("oip_log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
     @field_validator(
         "kserve_max_asyncio_workers",
         "kserve_access_log_format",
+        "oip_probe_port",
+        "oip_tls_cert_file",
+        "oip_tls_key_file",
+        "oip_tls_client_ca_file",
         "oip_ray_address",
         "oip_ray_token_file",
+        "oip_plugin_dir",
+        "oip_plugin_cache",
+        "oip_model_dir",
+        "auth_secret",
+        "auth_secret_file",
+        "auth_jwks_file",
+        "auth_audience",
+        "auth_issuer",
+        "auth_tokens_file",
         mode="before",
     )
     @classmethod
@@ -141,6 +256,8 @@ class Configuration:
     kserve_arguments: tuple[str, ...] = ()
     """Container arguments that are not the host's, for KServe's own parser."""
     warnings: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    """All container arguments, to read the configuration again."""
 
     def effective(self) -> Iterator[tuple[str, str, str]]:
         """Each server option as (name, value, source), secrets masked."""
@@ -175,7 +292,18 @@ def read(
     if settings is None:
         settings = Settings(**_valid_only(nested(values)))
     warnings = tuple(_misspelt(environ))
-    return Configuration(settings, values, tuple(others), warnings), [*faults, *wrong]
+    found = Configuration(settings, values, tuple(others), warnings, tuple(arguments))
+    return found, [*faults, *wrong]
+
+
+def reloadable(model: type[BaseModel]) -> frozenset[str]:
+    """The options of a class that may change while the host runs."""
+    marked = (
+        name
+        for name, option in model.model_fields.items()
+        if option.json_schema_extra == RELOADABLE
+    )
+    return frozenset(marked)
 
 
 def _valid_only(tree: dict[str, Any]) -> dict[str, Any]:
@@ -233,9 +361,9 @@ def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
     Not faults: Kubernetes itself sets such variables for a service named oip-host.
     """
     known = [name.upper() for name in Settings.model_fields]
-    others = (*known, *_KSERVES, WORKER)
+    others = (*known, *KSERVES, WORKER)
     for name in environ:
-        if name.startswith(("OIP_", "KSERVE_")) and name not in others:
+        if name.startswith(_PREFIXES) and name not in others:
             close = nearest(name, known)
             if close and not name.startswith("OIP_MODELS__"):
                 yield f"{name}: no such option{close}"

@@ -28,6 +28,7 @@ __all__ = [
     "from_environment",
     "from_properties",
     "nested",
+    "property_files",
 ]
 
 log = logging.getLogger("oip_host")
@@ -131,10 +132,10 @@ def from_properties(options: Iterable[str]) -> tuple[Values, list[str]]:
     imported. A fault is an unknown property, a value that does not decrypt, and a file
     that cannot be read.
     """
-    directories = {name: os.environ[name] for name in _KRAUSENING if os.getenv(name)}
-    if not directories:
+    paths = _paths()
+    if not paths:
         return {}, []
-    found, faults = _layered(directories)
+    found, faults = _layered(paths)
     known = [name for name in options if name != MODELS]
     values: Values = {}
     for key, raw in found.data.items():
@@ -154,8 +155,19 @@ def from_properties(options: Iterable[str]) -> tuple[Values, list[str]]:
     return values, faults
 
 
-def _layered(directories: Mapping[str, str]) -> tuple[Any, list[str]]:
-    """The properties in the directories, and the faults of those that cannot be read.
+def property_files() -> list[Path]:
+    """Where `oip.properties` is looked for, the later ones over the earlier ones."""
+    return list(_paths().values())
+
+
+def _paths() -> dict[str, Path]:
+    """The file of each of Krausening's variables that is set."""
+    set_ = {name: os.environ[name] for name in _KRAUSENING if os.getenv(name)}
+    return {name: Path(directory, PROPERTIES) for name, directory in set_.items()}
+
+
+def _layered(paths: Mapping[str, Path]) -> tuple[Any, list[str]]:
+    """The properties in the files, and the faults of those that cannot be read.
 
     As `PropertyManager.get_properties` reads them; but that one replaces an encrypted
     value by its clear text, raises for all at the first wrong one, and starts threads
@@ -166,7 +178,6 @@ def _layered(directories: Mapping[str, str]) -> tuple[Any, list[str]]:
     password = os.environ.get("KRAUSENING_PASSWORD")
     found = EncryptableProperties(password) if password else Properties()
     faults: list[str] = []
-    paths = {name: Path(base, PROPERTIES) for name, base in directories.items()}
     for name, path in paths.items():
         if not path.parent.is_dir():
             faults.append(f"{name}: found '{path.parent}', expected a directory")
@@ -177,7 +188,8 @@ def _layered(directories: Mapping[str, str]) -> tuple[Any, list[str]]:
             except (OSError, ValueError) as error:
                 faults.append(f"{path} cannot be read: {error}")
     if not faults and not any(path.exists() for path in paths.values()):
-        log.warning("no %s in %s", PROPERTIES, ", ".join(directories.values()))
+        directories = ", ".join(str(path.parent) for path in paths.values())
+        log.warning("no %s in %s", PROPERTIES, directories)
     return found, faults
 
 

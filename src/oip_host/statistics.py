@@ -56,8 +56,10 @@ class Statistics:
         self.last_inference_s = 0.0
         self.outcomes: defaultdict[tuple[str, str], int] = defaultdict(int)
         """Finished inferences by protocol and outcome."""
-        self.queue, self.handler = Timing(), Timing()
+        self.queue, self.handler, self.total = Timing(), Timing(), Timing()
         """Times of those that were answered."""
+        self.bytes_in = self.bytes_out = 0
+        """Of the bodies of requests and answers, uncompressed."""
         self.failed_s = 0.0
         self.executions: defaultdict[int, Timing] = defaultdict(Timing)
         """Times in the handler by the number of requests in a batch."""

@@ -21,6 +21,7 @@ _OF_THE_LIVING = ("gauge", "gaugehistogram", "info", "stateset", "unknown")
 _RULES: dict[str, Rule] = {
     "oip_model_ready": min,  # ready where all are
     "oip_model_load_seconds": max,
+    "oip_tls_certificate_expiry_timestamp_seconds": min,
     "process_start_time_seconds": min,
 }
 """How families are made one whose values are not to be added, by name."""

@@ -20,12 +20,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from oip_host import logs, wheels
 from oip_host.errors import ConfigurationError
 from oip_host.place import Place
 from oip_host.ports import reserved
-from oip_host.settings import Settings
+from oip_host.settings import Configuration, Settings, read
+from oip_host.watch import Watch
 
-__all__ = ["configure_logging", "supervise"]
+__all__ = ["supervise"]
 
 log = logging.getLogger("oip_host")
 
@@ -37,44 +39,33 @@ MARGIN_S = 8.0
 """Seconds that a worker has to end, beyond those in which it still answers."""
 _CONFIGURATION = 2
 """The exit code of a worker whose configuration is wrong; it has said why."""
-_PATH_BYTES = 80
+_PATH_BYTES = 72
 """The longest name of a directory in which a Unix socket can be."""
 
 
-def configure_logging() -> None:
-    """Log as the workers do, in KServe's form, without an import of KServe."""
-    handler = logging.StreamHandler()
-    form = (
-        "%(asctime)s.%(msecs)03d %(process)s %(name)s %(levelname)s "
-        "[%(filename)s:%(funcName)s():%(lineno)s] %(message)s"
-    )
-    handler.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-
-
-def supervise(settings: Settings) -> int:
+def supervise(configuration: Configuration) -> int:
     """Serve with `kserve_workers` processes until a signal; returns the exit code.
 
     Raises ConfigurationError where a port is taken, with a line for each.
     """
     with ExitStack() as stack:
-        ports = _ports(settings, stack)
+        ports = _ports(configuration.settings, stack)
         directory = stack.enter_context(_directory())
-        return asyncio.run(Supervisor(settings, ports, directory).run())
+        return asyncio.run(Supervisor(configuration, ports, directory).run())
 
 
-def _ports(settings: Settings, stack: ExitStack) -> list[int]:
-    """Keep the ports for the workers, and tell which they are."""
-    names = ["kserve_http_port"]
+def _ports(settings: Settings, stack: ExitStack) -> dict[str, int]:
+    """Keep the ports for the workers, and tell which they are, by their options."""
+    wanted = {"kserve_http_port": settings.kserve_http_port}
     if settings.kserve_enable_grpc:
-        names.append("kserve_grpc_port")
-    ports, faults = [], []
-    for name in names:
-        port = getattr(settings, name)
+        wanted["kserve_grpc_port"] = settings.kserve_grpc_port
+    if settings.oip_probe_port is not None:
+        wanted["oip_probe_port"] = settings.oip_probe_port
+    ports, faults = {}, []
+    for name, port in wanted.items():
         try:
             kept = stack.enter_context(reserved(settings.oip_bind, port))
-            ports.append(kept.getsockname()[1])
+            ports[name] = kept.getsockname()[1]
         except OSError as error:
             faults.append(f"{name} {port}: {error}")
     if faults:
@@ -101,13 +92,16 @@ def _directory() -> Iterator[str]:
 class Supervisor:
     """Starts the workers, replaces those that die, and passes signals on to them."""
 
-    def __init__(self, settings: Settings, ports: list[int], directory: str) -> None:
-        self._count = settings.kserve_workers
-        self._patience_s = (
-            settings.oip_drain_delay_s + settings.oip_grace_period_s + MARGIN_S
-        )
-        self._http_port, self._grpc_port = [*ports, 0][:2]
+    def __init__(
+        self, configuration: Configuration, ports: dict[str, int], directory: str
+    ) -> None:
+        self._arguments = configuration.arguments
+        self._count = configuration.settings.kserve_workers
+        self._patience_s = _patience_s(configuration.settings)
+        self._watch = Watch()
+        self._ports = ports
         self._directory = directory
+        self._plugins = wheels.on_path(configuration.settings)
         self._running: dict[int, Process] = {}
         self._open = asyncio.Event()
         """Set when the first worker listens."""
@@ -120,6 +114,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             loop.add_signal_handler(number, partial(self._signalled, number))
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        following = asyncio.create_task(self._follow())
         keeping = [asyncio.create_task(self._keep(n)) for n in range(self._count)]
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
@@ -131,6 +127,7 @@ class Supervisor:
             process.kill()
             self._code = 1
         await asyncio.gather(*keeping)
+        following.cancel()
         if not self._code:
             log.info("every worker has ended")
         return self._code
@@ -139,9 +136,32 @@ class Supervisor:
         log.info("%s: the workers are told", number.name)
         self._signal = number
         self._stopping.set()
+        self._pass_on(number)
+
+    def _hung_up(self) -> None:
+        """Have all read the options again; stop where the terminal was closed."""
+        if self._watch.terminal_is_gone:
+            self._signalled(signal.SIGTERM)
+        else:
+            self._watch.ask()
+            self._pass_on(signal.SIGHUP)
+
+    def _pass_on(self, number: signal.Signals) -> None:
         for process in self._running.values():
             with suppress(ProcessLookupError):
                 process.send_signal(number)
+
+    async def _follow(self) -> None:
+        """Take up the options of its own that the workers take up; they tell of them.
+
+        Its patience only grows: they may have refused what is wrong for a model.
+        """
+        async for _ in self._watch.reasons():
+            configuration, faults = await asyncio.to_thread(read, self._arguments)
+            if not faults:
+                now_s = _patience_s(configuration.settings)
+                self._patience_s = max(self._patience_s, now_s)
+                logs.set_level(configuration.settings.oip_log_level)
 
     async def _keep(self, index: int) -> None:
         """Have one worker, again and again, until the host is to stop."""
@@ -181,7 +201,8 @@ class Supervisor:
         tells = -1 if self._open.is_set() else self._listened_to()
         place = Place(
             index, self._count, self._directory, os.getpid(),
-            self._http_port, self._grpc_port, replaces, tells,
+            self._ports["kserve_http_port"], self._ports.get("kserve_grpc_port", 0),
+            replaces, tells, self._plugins, self._ports.get("oip_probe_port"),
         )  # fmt: skip
         try:
             return await asyncio.create_subprocess_exec(
@@ -216,6 +237,11 @@ class Supervisor:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+
+
+def _patience_s(settings: Settings) -> float:
+    """Seconds that a worker has from a signal to its end."""
+    return settings.oip_drain_delay_s + settings.oip_grace_period_s + MARGIN_S
 
 
 def _wait_s(deaths: int) -> float:

@@ -114,9 +114,14 @@ def wait_until(server: Server, ready: bool, model: str = "") -> None:
 
 def metric(server: Server, name: str, **labels: str) -> float:
     """The sum of the samples of a name whose labels include these."""
+    return metric_of(server.get("/metrics").text, name, **labels)
+
+
+def metric_of(text: str, name: str, **labels: str) -> float:
+    """The same of an answer that is there."""
     return sum(
         sample.value
-        for family in text_string_to_metric_families(server.get("/metrics").text)
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )

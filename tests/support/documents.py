@@ -77,6 +77,8 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"\s+", "-", word) for word in words}
 
 
+DATA = {"toml", "properties", "yaml", "dockerfile"}
+"""The languages of what is shown, and neither run nor compared here."""
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<note>not run: .+?|exits with \d+) -->\n)?"
     r"```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -133,7 +135,7 @@ class Reader:
         getattr(self, f"_{block.language}", self._nothing)(block, title)
 
     def _nothing(self, block: Block, title: re.Match[str] | None) -> None:
-        assert block.language in {"toml", "properties", "yaml"}, block
+        assert block.language in DATA, block
 
     def _python(self, block: Block, title: re.Match[str] | None) -> None:
         if title:

@@ -57,8 +57,13 @@ class Obeys(ModelHandler):
         )
 
     def tell(self, name: str) -> str:
-        """The process, or the Python that it runs."""
-        return {"process": str(os.getpid()), "python": sys.executable}[name]
+        """The process, the Python that it runs, or the id of the request."""
+        known = {
+            "process": str(os.getpid()),
+            "python": sys.executable,
+            "request": oip_host.request_id(),
+        }
+        return known[name]
 
     def wait(self, seconds: str) -> str:
         time.sleep(float(seconds))

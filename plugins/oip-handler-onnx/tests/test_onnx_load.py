@@ -118,6 +118,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         handler_of(tmp_path / "absent.onnx").model_load("m")
 
 
+def test_a_directory_stands_for_its_one_file(tmp_path: Path) -> None:
+    """The one ONNX file of a directory is loaded; none or several fail the load."""
+    with pytest.raises(FileNotFoundError, match=r"ends in \.onnx or \.ort"):
+        handler_of(tmp_path).model_load("m")
+    path = saved(tmp_path)
+    (tmp_path / "labels.txt").write_text("not a model")
+    assert handler_of(tmp_path).model_load("m")
+    (tmp_path / "other.onnx").write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="found 2 files"):
+        handler_of(tmp_path).model_load("m")
+
+
 def test_a_provider_that_is_not_installed_fails_the_load(tmp_path: Path) -> None:
     """The reason names the provider and those that there are."""
     handler = handler_of(saved(tmp_path), providers=["NoSuchProvider"])

@@ -28,8 +28,9 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: ServerState, discreet: bool) -> None:
         self._state = state
+        self._discreet = discreet
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         status = await self._status(request.service)
@@ -54,10 +55,10 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has n
 
     async def _status(self, service: str) -> int:
         if service in ("", grpc_messages.SERVICE):
-            ready = not await self._state.unready()
+            ready = not await self._state.health(self._discreet)
         else:
             try:
-                await self._state.check_ready(service)
+                await self._state.model_health(service, None, self._discreet)
                 ready = True
             except ModelNotReady:
                 ready = False
@@ -66,6 +67,6 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has n
         return int(_Status.SERVING if ready else _Status.NOT_SERVING)
 
 
-def serve(server: grpc.aio.Server, state: ServerState) -> None:
-    """Add the service to a server."""
-    health_pb2_grpc.add_HealthServicer_to_server(_Health(state), server)
+def serve(server: grpc.aio.Server, state: ServerState, discreet: bool) -> None:
+    """Add the service to a server; `discreet` is as in `ServerState.health`."""
+    health_pb2_grpc.add_HealthServicer_to_server(_Health(state, discreet), server)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
@@ -23,6 +24,8 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from oip_host import refusals
+from oip_host.edge.framing import Ambiguous, checked, stays_encoded
 from oip_host.edge.rest import LEFT, RESPOND, error_body
 from oip_host.errors import OIPError
 from oip_host.settings import Settings
@@ -49,9 +52,9 @@ def limited(settings: Settings) -> type[Http]:
     """The class of one server's connections."""
 
     class Limited(Http):
-        limits = settings
         refused: ClassVar[Counter[str]] = Counter()
 
+    Limited.hold_to(settings)
     return Limited
 
 
@@ -59,6 +62,7 @@ class Http(HttpToolsProtocol):
     """One connection, which tells of every failure in the form of all others."""
 
     limits: ClassVar[Settings]
+    _max_head: ClassVar[int]
     refused: ClassVar[Counter[str]]
     """How often each refusal was given since the log told of it."""
     ending: ClassVar[bool] = False
@@ -66,7 +70,6 @@ class Http(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._max_head = self.limits.oip_max_header_bytes
         self._unbodied = 0  # bytes of the message that are no body, by whole reads
         self._spare = False  # from the reserve
         self._stayed = False  # the one body of a second parser is complete
@@ -74,6 +77,11 @@ class Http(HttpToolsProtocol):
         self._owed = ("", 0)
         self._owed_for: object = None
         self._owed_since = 0.0
+
+    @classmethod
+    def hold_to(cls, limits: Settings) -> None:
+        """Have the limits of these options for every connection, from now on."""
+        cls.limits, cls._max_head = limits, limits.oip_max_header_bytes
 
     def connection_made(  # type: ignore[override]  # as uvicorn's own
         self, transport: asyncio.Transport
@@ -103,8 +111,10 @@ class Http(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except HttpParserUpgrade as upgrade:
                 self._stay(data[upgrade.args[0] :])
-        except HttpParserError:
-            if not self._stayed:
+        except HttpParserError as error:
+            if isinstance(error.__context__, Ambiguous):
+                self.refuse(error.__context__.status, error.__context__.text)
+            elif not self._stayed:
                 self.refuse(400, "the request is no valid HTTP/1.1")
             self._stayed = False
         if size > self._max_head:
@@ -113,13 +123,18 @@ class Http(HttpToolsProtocol):
             self._hold_to_reserve()
 
     def on_headers_complete(self) -> None:
+        fields = checked(self.parser.get_http_version(), self.headers)
         # the middleware of the access log wants `send`, and `respond` keeps alive
         if not self.limits.kserve_access_log_format and self.parser.should_keep_alive():
             cast("dict[str, Any]", self.scope)[RESPOND] = self.respond
         super().on_headers_complete()
+        if b"%" in self.url and stays_encoded(self.scope["raw_path"]):
+            self.scope["path"] = self.scope["raw_path"].decode()
         if self.ending:
             self.cycle.keep_alive = False
-        if any(len(v) > 5 for n, v in self.headers if n == b"content-length"):
+        if b"transfer-encoding" in fields:  # what follows as trailers is no header
+            self.headers = self.headers.copy()
+        elif len(fields.get(b"content-length", b"")) > 5:
             self.cycle.__class__ = _Cycle  # a hundred thousand bytes or more
             cast("_Cycle", self.cycle).expect(self.limits.oip_max_body_bytes)
 
@@ -251,6 +266,7 @@ class Http(HttpToolsProtocol):
             return
         self._refused = True
         self.refused[f"{status} {text}"] += 1
+        refusals.count("rest", HTTPStatus(status).name)
         self.transport.write(_response(status, text))
         if self.cycle is not None:
             self.cycle.disconnected = True
@@ -372,16 +388,17 @@ class HttpServer(uvicorn.Server):
     Its configuration has `limited(settings)` as `http`, and `"none"` as `ws`.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self, config: uvicorn.Config, context: ssl.SSLContext | None = None
+    ) -> None:
         super().__init__(config)
+        self._context = context
+        self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
-        http = cast("type[Http]", config.http)
-        limits = http.limits
-        shortest = min(limits.oip_header_timeout_s, limits.oip_body_timeout_s)
-        self._http = http
-        self._refused = http.refused
+        self._http = cast("type[Http]", config.http)
+        self._refused = self._http.refused
         self._told = -TELL_EVERY_S
-        self._every_s = min(max(shortest / 4, 0.01), 0.5)
+        self.hold_to(self._http.limits)
         self._now = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -389,10 +406,41 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def hold_to(self, limits: Settings) -> None:
+        """Have the limits of these options from now on."""
+        self._http.hold_to(limits)
+        shortest = min(limits.oip_header_timeout_s, limits.oip_body_timeout_s)
+        self._every_s = min(max(shortest / 4, 0.01), 0.5)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # which would give a TLS handshake a minute
+        for bound in sockets or ():
+            self.servers.append(await self._listen(bound))
         self._sweep()
         self._listening.set()
+
+    async def _listen(self, bound: socket.socket) -> asyncio.Server:
+        """Take connections, with as much time for a handshake as for a head."""
+        seconds = self._http.limits.oip_header_timeout_s
+        return await asyncio.get_running_loop().create_server(
+            lambda: self._http(self.config, self.server_state, self.lifespan.state),
+            sock=bound,
+            backlog=self.config.backlog,
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else seconds,
+        )
+
+    async def begin(self, bound: socket.socket) -> None:
+        """Serve at a socket until `end`, and wait until connections are taken."""
+        self._task = asyncio.create_task(self.serve(sockets=[bound]))
+        await self.listening()
+
+    async def end(self, grace_s: float) -> None:
+        """Take no new work, and wait up to `grace_s` seconds for what is in flight."""
+        assert self._task is not None
+        self.config.timeout_graceful_shutdown = max(1, round(grace_s))
+        self.should_exit = True
+        await self._task
 
     async def listening(self) -> None:
         """Wait until connections are taken."""
@@ -438,6 +486,7 @@ def _response(status: int, text: str) -> bytes:
     body = error_body(OIPError(text))
     retry = b"retry-after: 1\r\n" if status == 503 else b""
     return (
-        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\n%b"
+        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\n"
+        b"x-content-type-options: nosniff\r\n%b"
         b"content-length: %d\r\nconnection: close\r\n\r\n%b"
     ) % (status, HTTPStatus(status).phrase.encode(), retry, len(body), body)

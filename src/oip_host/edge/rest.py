@@ -6,12 +6,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
 from prometheus_client import exposition
 
-from oip_host.edge import documents, rest_codec
+from oip_host import refusals
+from oip_host.auth import OPEN, Gate
+from oip_host.context import CARRIED, REQUEST_ID, RequestContext, current
+from oip_host.edge import counting, documents, rest_codec
 from oip_host.edge.checks import found, told
 from oip_host.edge.compression import MINIMUM, accepted, compress, decompress
 from oip_host.edge.state import ServerState
@@ -36,6 +40,9 @@ log = logging.getLogger("oip_host")
 _JSON = (b"content-type", b"application/json")
 _OCTETS = (b"content-type", b"application/octet-stream")
 _HEADER_LENGTH = b"inference-header-content-length"
+_REQUEST_ID = REQUEST_ID.encode()
+_AUTHORIZATION = b"authorization"
+_CARRIED = [(name.encode(), name) for name in CARRIED]
 
 
 LEFT = "oip_host.left"
@@ -64,6 +71,7 @@ class Call(NamedTuple):
     version: str | None
     headers: dict[bytes, bytes]
     receive: Receive
+    context: RequestContext
 
 
 class _Leaving:
@@ -81,9 +89,16 @@ class _Leaving:
         self._task.cancel()
 
 
+class _Gone(Exception):
+    """The client left, or was refused, before its request was complete."""
+
+
 def error_body(error: Exception) -> bytes:
     """The body of every failure: `{"error": "<text>"}`."""
     return orjson.dumps({"error": told(error)})
+
+
+_name = itemgetter("name")
 
 
 def _json(document: Any) -> Answer:
@@ -93,8 +108,11 @@ def _json(document: Any) -> Answer:
 class RestEdge:
     """Answers `/v2…` and `/metrics` itself; the rest goes to `fallback`."""
 
-    def __init__(self, state: ServerState, fallback: App, max_body_bytes: int) -> None:
+    def __init__(
+        self, state: ServerState, fallback: App, max_body_bytes: int, gate: Gate
+    ) -> None:
         self._state = state
+        self._gate = gate
         self._registry = state.registry
         self._fallback = fallback
         self._max_body = max_body_bytes
@@ -103,6 +121,10 @@ class RestEdge:
             action: getattr(self, f"_{action}") for action in actions
         }
 
+    def hold_to(self, max_body_bytes: int) -> None:
+        """Have another limit on bodies from now on."""
+        self._max_body = max_body_bytes
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
@@ -110,6 +132,8 @@ class RestEdge:
         leaving = scope[LEFT] = _Leaving()
         try:
             await self._serve(scope, receive, send)
+        except _Gone:
+            return
         except asyncio.CancelledError:
             if not leaving.left:  # else nobody waits for an answer
                 raise
@@ -117,28 +141,37 @@ class RestEdge:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         headers = dict(scope["headers"])
+        is_own = path.startswith("/v2/") or path in ("/v2", "/metrics")
+        context = _context("rest" if is_own else "v1", headers)
+        call = Call("", None, headers, receive, context)
         answer: Answer | None = None
         try:
-            if path.startswith("/v2/") or path in ("/v2", "/metrics"):
-                answer = await self._answer(scope, path, headers, receive)
+            if self._gate.guarded:
+                self._enter(scope)
+            if is_own:
+                answer = await self._answer(scope, call)
             else:
-                scope, receive = await self._plain(scope, headers, receive)
+                scope, receive = await self._plain(scope, call)
         except OIPError as error:
             answer = failure(error)
+            counting.count(self._registry, scope, context, error)
         except asyncio.CancelledError:
             if scope[LEFT].left:
                 raise
             # the grace period is over: nobody else cancels
             answer = failure(ModelNotReady("the server stopped before it could answer"))
+        except _Gone:
+            raise
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             answer = failure(OIPError("the server failed; its log has the reason"))
         if answer is None:
-            await self._fallback(scope, receive, send)
+            await self._fallback(scope, receive, _named(send, context))
             return
         if b"accept-encoding" in headers and len(answer.body) >= MINIMUM:
             answer = await _compressed(answer, headers)
         body, status, fields = answer
+        fields = (*fields, (_REQUEST_ID, context.id.encode()))
         respond = scope.get(RESPOND)
         if respond is not None and respond(scope, status, fields, body):
             return
@@ -152,20 +185,30 @@ class RestEdge:
         )
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(
-        self, scope: Scope, path: str, headers: dict[bytes, bytes], receive: Receive
-    ) -> Answer:
+    def _enter(self, scope: Scope) -> None:
+        """Learn who asks, before anything of the body is read.
+
+        What is a model's in V1 is checked where KServe's own router has its name.
+        """
+        sent = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
+        path = scope["path"]
+        self._gate.enter([value.decode("latin-1") for value in sent], _is_open(path))
+        if not path.startswith(("/v2", "/v1/")) and path != "/":
+            self._gate.check(path)
+
+    async def _answer(self, scope: Scope, call: Call) -> Answer:
+        path, method = scope["path"], scope["method"]
         name, version, action = _route(path)
-        method = scope["method"]
+        self._gate.check(action, name)
         expected = "POST" if action in _POSTS else "GET"
         if method != expected and not (method == "HEAD" and expected == "GET"):
+            refusals.count(call.context.protocol, MethodNotAllowed.__name__)
             refusal = failure(
                 MethodNotAllowed(f"{path}: found method {method}, expected {expected}")
             )
             allow = (b"allow", b"GET, HEAD" if expected == "GET" else b"POST")
             return refusal._replace(headers=(*refusal.headers, allow))
-        call = Call(name, version, headers, receive)
-        return await self._actions[action](call)
+        return await self._actions[action](call._replace(name=name, version=version))
 
     async def _body(self, call: Call) -> bytes:
         """The whole body, decompressed."""
@@ -178,7 +221,7 @@ class RestEdge:
         while more:
             message = await call.receive()
             if message["type"] == "http.disconnect":
-                raise InvalidRequest("the client left before its request was complete")
+                raise _Gone
             part = message.get("body", b"")
             size += len(part)
             if size > self._max_body:
@@ -187,23 +230,26 @@ class RestEdge:
             more = message.get("more_body", False)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         encoding = call.headers.get(b"content-encoding")
-        if encoding is None:
-            return body
-        return decompress(body, encoding.decode("latin-1"), self._max_body)
+        if encoding is not None:
+            loop = asyncio.get_running_loop()  # as for the answer
+            body = await loop.run_in_executor(
+                None, decompress, body, encoding.decode("latin-1"), self._max_body
+            )
+        call.context.received(len(body))
+        return body
 
-    async def _plain(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive
-    ) -> tuple[Scope, Receive]:
+    async def _plain(self, scope: Scope, call: Call) -> tuple[Scope, Receive]:
         """A request for KServe's application, with a body that is bounded and plain."""
-        body = await self._body(Call("", None, headers, receive))
-        hidden = (b"content-encoding", b"content-length")
+        body = await self._body(call)
+        hidden = (b"content-encoding", b"content-length", _REQUEST_ID)
         kept = [pair for pair in scope["headers"] if pair[0] not in hidden]
         kept.append((b"content-length", b"%d" % len(body)))
+        kept.append((_REQUEST_ID, call.context.id.encode()))
         message = {"type": "http.request", "body": body, "more_body": False}
         messages = iter([message])
 
         async def receive_plain() -> MutableMapping[str, Any]:
-            return next(messages, None) or await receive()
+            return next(messages, None) or await call.receive()
 
         return {**scope, "headers": kept}, receive_plain
 
@@ -216,15 +262,22 @@ class RestEdge:
 
     async def _infer(self, call: Call) -> Answer:
         model = self._registry.find(call.name, call.version)
-        if not model.ready:
-            raise model.not_ready()
-        body = await self._body(call)
-        length = _header_length(call.headers)
-        if length == 0:
-            request = rest_codec.decode_raw(body, await model.metadata())
-        else:
-            request = rest_codec.decode(body, length)
-        content, head = await model.encoded(request, rest_codec.encode, "rest")
+        try:
+            if not model.ready:
+                raise model.not_ready()
+            body = await self._body(call)
+            length = _header_length(call.headers)
+            if length == 0:
+                request = rest_codec.decode_raw(body, await model.metadata())
+            else:
+                request = rest_codec.decode(body, length)
+            content, head = await model.encoded(
+                request, rest_codec.encode, call.context
+            )
+        except OIPError as error:
+            model.refused(call.context, error)
+            raise
+        call.context.answered(len(content))
         if head is None:
             return Answer(content)
         return Answer(content, 200, (_OCTETS, (_HEADER_LENGTH, b"%d" % head)))
@@ -235,7 +288,10 @@ class RestEdge:
         return _json(documents.metadata(await model.metadata(), call.name, versions))
 
     async def _ready(self, call: Call) -> Answer:
-        await self._state.check_ready(call.name, call.version)
+        try:
+            await self._state.model_health(call.name, call.version, self._gate.guarded)
+        except ModelNotReady as error:  # an answer, and no refusal
+            return failure(error)
         return _json({"name": call.name, "ready": True})
 
     async def _config(self, call: Call) -> Answer:
@@ -244,7 +300,7 @@ class RestEdge:
 
     async def _stats(self, call: Call) -> Answer:
         statistics = await self._state.statistics(call.name, call.version)
-        return _json({"model_stats": statistics})
+        return _json({"model_stats": self._gate.visible(statistics, _name)})
 
     # -- of the repository ----------------------------------------------------
 
@@ -253,7 +309,8 @@ class RestEdge:
         ready = asked.get("ready")
         if not isinstance(ready, (bool, type(None))):
             raise InvalidRequest(f"ready: found {found(ready)}, expected true or false")
-        return _json(await self._state.index(bool(ready)))
+        index = await self._state.index(bool(ready))
+        return _json(self._gate.visible(index, _name))
 
     async def _load(self, call: Call) -> Answer:
         asked = rest_codec.optional_object(await self._body(call))
@@ -279,20 +336,48 @@ class RestEdge:
         return _json({"live": True})
 
     async def _health(self, call: Call) -> Answer:
-        reasons = await self._state.unready()
+        reasons = await self._state.health(self._gate.guarded)
         if reasons:
             document = {"ready": False, "error": "; ".join(reasons)}
             return Answer(orjson.dumps(document), status=503)
         return _json({"ready": True})
 
     async def _models(self, call: Call) -> Answer:
-        return _json({"models": self._registry.names()})
+        return _json({"models": self._gate.visible(self._registry.names(), str)})
 
     async def _metrics(self, call: Call) -> Answer:
         accept = call.headers.get(b"accept", b"").decode("latin-1")
         encoder, content_type = exposition.choose_encoder(accept)
         headers = ((b"content-type", content_type.encode()),)
         return Answer(encoder(await self._state.metrics()), headers=headers)
+
+
+def _context(protocol: str, headers: dict[bytes, bytes]) -> RequestContext:
+    """The context of a request, which everything that it runs through has from now."""
+    carried = {
+        name: headers[raw].decode("latin-1") for raw, name in _CARRIED if raw in headers
+    }
+    context = RequestContext(protocol, carried)
+    current.set(context)
+    return context
+
+
+def _named(send: Send, context: RequestContext) -> Send:
+    """What sends an answer of KServe's application, with the id of its request."""
+
+    well = False
+
+    async def send_named(message: MutableMapping[str, Any]) -> None:
+        nonlocal well
+        if message["type"] == "http.response.start":
+            well = message["status"] == 200
+            named = (_REQUEST_ID, context.id.encode())
+            message = {**message, "headers": [*message.get("headers", ()), named]}
+        elif well:
+            context.answered(len(message.get("body", b"")))
+        await send(message)
+
+    return send_named
 
 
 def failure(error: OIPError) -> Answer:
@@ -358,6 +443,14 @@ def _route(path: str) -> tuple[str, str | None, str]:
     if not name or action is None:
         raise NotFound(f"no such path: {path}")
     return name, version, action
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path, as the routes have it, is answered to everybody."""
+    try:
+        return path.startswith("/v2/") and _route(path)[2] in OPEN
+    except NotFound:
+        return False
 
 
 def _header_length(headers: dict[bytes, bytes]) -> int | None:

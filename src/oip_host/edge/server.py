@@ -8,21 +8,39 @@ the event loop.
 from __future__ import annotations
 
 import asyncio
+import socket
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from oip_host import logs
+from oip_host.auth import Gate
+from oip_host.context import RequestContext, current
+from oip_host.edge import counting
 from oip_host.edge.grpc import GrpcEdge
 from oip_host.edge.http import HttpServer, limited
+from oip_host.edge.probes import Probes
 from oip_host.edge.rest import RestEdge, error_body
 from oip_host.edge.shared import SharedState
 from oip_host.edge.state import ServerState
-from oip_host.errors import ConfigurationError, OIPError
+from oip_host.edge.tls import Tls, tls
+from oip_host.errors import (
+    ConfigurationError,
+    HandlerFault,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    ModelNotReady,
+    NotFound,
+    NotSupported,
+    OIPError,
+)
+from oip_host.guarding import guard
 from oip_host.kserve_api import (
     kserve,
     model_server,
@@ -92,73 +110,111 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             access_log_format=settings.kserve_access_log_format,
         )
         self._shared = place is not None
+        self._gate = Gate(guard(settings))
         self._settings = settings
         self._args = kserve_args
+        self._edge: RestEdge | None = None
+        self.probe_port = place.probe_port if place else settings.oip_probe_port
+        self._tls: Tls | None = None
         self._rest: HttpServer | None = None
-        self._rest_task: asyncio.Task[None] | None = None
+        self._probes: HttpServer | None = None
         self._grpc: GrpcEdge | None = None
 
     async def startup(self) -> None:
-        """Listen on both protocols; raises ConfigurationError where a port is taken."""
+        """Listen on both protocols; raises ConfigurationError where a port is taken.
+
+        So it does where a certificate is not what it should be.
+        """
         settings = self._settings
         asyncio.get_running_loop().set_default_executor(
             ThreadPoolExecutor(self.max_asyncio_workers)
         )
-        faults = []
-        try:
-            bound = listener(settings.oip_bind, self.http_port, shared=self._shared)
-            self.http_port = bound.getsockname()[1]
-        except OSError as error:
-            faults.append(f"kserve_http_port {self.http_port}: {error}")
+        self._tls = tls(settings, self._args)
+        faults: list[str] = []
+        bound = self._listener("kserve_http_port", self.http_port, faults)
+        probes = None
+        if self.probe_port is not None:
+            probes = self._listener("oip_probe_port", self.probe_port, faults)
         if self.enable_grpc:
             self._grpc = GrpcEdge(
                 self.state,
                 settings.kserve_max_threads,
                 self._grpc_limits(),
+                self._gate,
                 self._shared,
             )
             try:
+                credentials = self._tls.credentials() if self._tls else None
                 self.grpc_port = self._grpc.bind(
-                    settings.oip_bind, self.grpc_port, *self._certificate
+                    settings.oip_bind, self.grpc_port, credentials
                 )
             except OSError as error:
                 faults.append(f"kserve_grpc_port {self.grpc_port}: {error}")
-        if faults:
+        if bound is None or faults:
             raise ConfigurationError(faults)
-        self._rest = HttpServer(self._uvicorn_config())
-        self._rest_task = asyncio.create_task(self._rest.serve(sockets=[bound]))
-        await self._rest.listening()
+        self.http_port = bound.getsockname()[1]
+        if self._tls is not None:
+            self._tls.start()
+        context = self._tls.context if self._tls else None
+        self._rest = HttpServer(self._uvicorn_config(self._app()), context)
+        await self._rest.begin(bound)
+        if probes is not None:
+            self.probe_port = probes.getsockname()[1]
+            self._probes = HttpServer(self._uvicorn_config(self._probe_app()))
+            await self._probes.begin(probes)
         if self._grpc is not None:
             await self._grpc.start()
+
+    def _listener(
+        self, option: str, port: int, faults: list[str]
+    ) -> socket.socket | None:
+        """A socket at a port, or a fault."""
+        try:
+            return listener(self._settings.oip_bind, port, shared=self._shared)
+        except OSError as error:
+            faults.append(f"{option} {port}: {error}")
+            return None
 
     @property
     def url(self) -> str:
         """Where REST is to be had from this machine."""
-        scheme = "https" if self._certificate[0] else "http"
+        scheme = "https" if self._tls else "http"
         return f"{scheme}://{self._address}:{self.http_port}"
 
     @property
     def addresses(self) -> str:
         """Where the server listens, as a log line says it."""
         grpc = f", gRPC at {self._address}:{self.grpc_port}" if self._grpc else ""
-        return f"REST at {self.url}{grpc}"
+        probes = f", probes at {self._address}:{self.probe_port}"
+        return f"REST at {self.url}{grpc}{probes if self._probes else ''}"
 
     @property
     def _address(self) -> str:
         bind = self._settings.oip_bind
         return "localhost" if bind in ("0.0.0.0", "::") else bind
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Have other limits of REST from now on; gRPC keeps those of its start."""
+        self._settings = settings
+        if self._edge is not None:
+            self._edge.hold_to(settings.oip_max_body_bytes)
+        if self._rest is not None:
+            self._rest.hold_to(settings)
+        if self._probes is not None:
+            self._probes.hold_to(settings)
+
     async def shutdown(self, grace_s: float) -> None:
         """Take no new work, and wait up to `grace_s` seconds for what is in flight."""
         assert self._rest is not None
-        assert self._rest_task is not None
         self.state.stopping.set()
-        self._rest.config.timeout_graceful_shutdown = max(1, round(grace_s))
-        self._rest.should_exit = True
-        stopping: list[Any] = [self._rest_task]
+        stopping: list[Any] = [self._rest.end(grace_s)]
         if self._grpc is not None:
-            stopping.append(asyncio.create_task(self._grpc.stop(grace_s)))
+            stopping.append(self._grpc.stop(grace_s))
         await asyncio.gather(*stopping)
+        if self._probes is not None:
+            await self._probes.end(0)
+        if self._tls is not None:
+            self._tls.stop()
 
     async def abort(self) -> None:
         """End at once what `shutdown` still waits for."""
@@ -167,38 +223,38 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         if self._grpc is not None:
             await self._grpc.stop(0)
 
-    def _uvicorn_config(self) -> uvicorn.Config:
+    def _uvicorn_config(self, app: Any) -> uvicorn.Config:
         return uvicorn.Config(
-            self._app(),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",
             http=limited(self._settings),
             ws="none",
             server_header=False,
+            headers=[("x-content-type-options", "nosniff")],
             proxy_headers=bool(self.access_log_format),  # it alone tells of clients
             timeout_keep_alive=self._keep_alive_s,
-            ssl_certfile=self._certificate[0],
-            ssl_keyfile=self._certificate[1],
         )
 
-    @property
-    def _certificate(self) -> tuple[str | None, str | None]:
-        """The files of KServe's `ssl_certfile` and `ssl_keyfile`, which is newer."""
-        names = ("ssl_certfile", "ssl_keyfile")
-        certificate, key = (getattr(self._args, name, None) for name in names)
-        return certificate, key
+    def _probe_app(self) -> Probes:
+        """The edge once more, for health and metrics alone."""
+        most = self._settings.oip_max_body_bytes
+        return Probes(RestEdge(self.state, _nothing, most, Gate(None)))
 
     def _app(self) -> Any:
         """The edge in front of KServe's application, the access log around both."""
-        app: Any = RestEdge(
-            self.state, self._kserve_app(), self._settings.oip_max_body_bytes
-        )
+        most = self._settings.oip_max_body_bytes
+        app: Any = RestEdge(self.state, self._kserve_app(), most, self._gate)
+        self._edge = app
         if self.access_log_format:
             from asgi_logger.middleware import AccessLoggerMiddleware
 
             app = AccessLoggerMiddleware(app, format=self.access_log_format)
             app.logger.propagate = False
+            if self._settings.oip_log_format == logs.JSON:
+                for handler in app.logger.handlers:
+                    handler.setFormatter(logs.formatter(logs.JSON))
         return app
 
     def _grpc_limits(self) -> dict[str, int]:
@@ -236,43 +292,71 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             version=self.state.metadata()["version"],
             docs_url="/docs" if self.enable_docs_url else None,
             redoc_url=None,
+            telemetry=_NO_TELEMETRY,
+            dependencies=[Depends(self._check_v1)] if self._gate.guarded else None,
         )
         app.add_api_route("/", self.dataplane.live)
         register_v1_endpoints(app, self.dataplane, self.model_repository_extension)
         if self.enable_docs_url:  # never called: the edge before it answers V2
             register_v2_endpoints(app, self.dataplane, self.model_repository_extension)
-        app.add_exception_handler(Exception, _on_error)
+        app.add_exception_handler(Exception, self._on_error)
         for kind in (OIPError, HTTPException, *_kserve_errors()):
-            app.add_exception_handler(kind, _on_error)
+            app.add_exception_handler(kind, self._on_error)
         return app
 
+    async def _check_v1(self, request: Request) -> None:
+        """Whether who asks may do so, with the model's name as the router has it."""
+        path, name = request.scope["path"], request.path_params.get("model_name")
+        if name is None:
+            self._gate.check("server" if path == "/" else path)
+        else:
+            self._gate.check("infer" if request.method == "POST" else "metadata", name)
 
+    async def _on_error(self, request: Request, error: Exception) -> Response:
+        """Any failure on KServe's own routes, in the form of all others."""
+        ours = _as_ours(request, error)
+        context = current.get() or RequestContext("v1")
+        counting.count(self.state.registry, request.scope, context, ours)
+        status = ours.http_status
+        if isinstance(error, HTTPException):
+            status = error.status_code
+        headers = dict(ours.headers) or None
+        return Response(error_body(ours), status, headers, "application/json")
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stands behind an edge that answers all that it is asked."""
+
+
+_NO_TELEMETRY: Any = {
+    "tracing": False, "metrics": False, "logs": False, "auto_configure": False
+}  # fmt: skip
+"""What newer FastAPIs would tell beside the host's own spans, texts of errors too."""
 _INT_MAX = 2**31 - 1
 """The largest number that gRPC's C core takes for an option."""
 
-_KSERVE_STATUS = {
-    "InvalidInput": 400,
-    "ModelNotFound": 404,
-    "ModelNotReady": 503,
-    "InferenceError": 500,
-    "UnsupportedProtocol": 501,
+_KSERVE_ERRORS: dict[str, type[OIPError]] = {
+    "InvalidInput": InvalidRequest,
+    "ModelNotFound": ModelNotFound,
+    "ModelNotReady": ModelNotReady,
+    "InferenceError": HandlerFault,
+    "UnsupportedProtocol": NotSupported,
 }
+_HTTP_ERRORS: dict[int, type[OIPError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
 def _kserve_errors() -> list[type[Exception]]:
-    return [getattr(kserve.errors, name) for name in _KSERVE_STATUS]
+    return [getattr(kserve.errors, name) for name in _KSERVE_ERRORS]
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
-    """Any failure on KServe's own routes, in the form of all others."""
+def _as_ours(request: Request, error: Exception) -> OIPError:
+    """A failure on KServe's own routes as what the host itself would raise."""
     if isinstance(error, OIPError):
-        status, text = error.http_status, error
-    elif isinstance(error, HTTPException):
-        status = error.status_code
-        text = OIPError(f"{request.method} {request.url.path}: {error.detail}")
-    elif type(error).__name__ in _KSERVE_STATUS:
-        status, text = _KSERVE_STATUS[type(error).__name__], OIPError(str(error))
-    else:
-        status, text = 500, OIPError("the server failed; its log has the reason")
-    headers = error.headers if isinstance(error, OIPError) else None
-    return Response(error_body(text), status, headers, "application/json")
+        return error
+    if isinstance(error, HTTPException):
+        kind = _HTTP_ERRORS.get(error.status_code, OIPError)
+        return kind(f"{request.method} {request.url.path}: {error.detail}")
+    known = _KSERVE_ERRORS.get(type(error).__name__)
+    if known is None:
+        return OIPError("the server failed; its log has the reason")
+    return known(str(error))

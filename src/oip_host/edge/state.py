@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
 
+from oip_host.errors import ModelNotFound, ModelNotReady
 from oip_host.registry import Registry
 from oip_host.repository import Repository
 
@@ -60,6 +61,25 @@ class ServerState:
         model = self.registry.find(name, version)
         if not await model.healthy():
             raise model.not_ready()
+
+    async def health(self, discreet: bool) -> list[str]:
+        """`unready`; where that is told to everybody, yes or no and no more."""
+        reasons = await self.unready()
+        return ["the server is not ready"] if reasons and discreet else reasons
+
+    async def model_health(
+        self, name: str, version: str | None, discreet: bool
+    ) -> None:
+        """`check_ready`; where that is told to everybody, yes or no and no more.
+
+        An unknown model is then as one that is not ready.
+        """
+        try:
+            await self.check_ready(name, version)
+        except (ModelNotFound, ModelNotReady):
+            if not discreet:
+                raise
+            raise ModelNotReady(f"model '{name}' is not ready") from None
 
     async def index(self, ready: bool = False) -> list[dict[str, str]]:
         """See `Repository.index`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,8 +18,10 @@ from oip_host import (
     ModelHandler,
     ModelMetadataResponse,
     ModelNotReady,
+    ModelPath,
     ModelReadyResponse,
     ResponseOutput,
+    model_file,
 )
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class AlexNetHandler(ModelHandler):
 
         model_config = ConfigDict(extra="forbid")
 
-        weights: Path | None = Field(
-            default=None, description="a state dict with the names of torchvision's"
+        weights: ModelPath | None = Field(
+            default=None,
+            description="a state dict with the names of torchvision's; or a directory "
+            "with one such file",
         )
         random_weights: int | None = Field(
             default=None,
@@ -55,7 +58,7 @@ class AlexNetHandler(ModelHandler):
             lt=2**63,
             description="in place of a file, the seed of random weights: for trials",
         )
-        labels: Path | None = Field(
+        labels: ModelPath | None = Field(
             default=None,
             description="a text file, one label a line; ImageNet's where it is not set",
         )
@@ -97,8 +100,9 @@ class AlexNetHandler(ModelHandler):
     def model_load(self, model_name: str) -> bool:
         """Read or make the weights and put them on the device.
 
-        Raises RuntimeError for a device that torch does not see, FileNotFoundError for
-        a file that there is not, and ValueError for one that does not fit.
+        A directory stands for the one file of weights in it. Raises RuntimeError for a
+        device that torch does not see, FileNotFoundError for a file that there is not,
+        and ValueError for one that does not fit.
         """
         import torch
 
@@ -115,7 +119,8 @@ class AlexNetHandler(ModelHandler):
             torch.set_num_threads(settings.threads)
         if settings.random_weights is None:
             assert settings.weights is not None  # the settings have one of both
-            network = weights.read(settings.weights, device)
+            path = model_file(settings.weights, (".pth", ".pt"))
+            network = weights.read(path, device)
         else:
             network = weights.drawn(settings.random_weights, len(names), device)
         self._classifier = Classifier(network, names, device)

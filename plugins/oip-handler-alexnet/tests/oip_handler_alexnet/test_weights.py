@@ -188,6 +188,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         AlexNetHandler(settings).model_load("m")
 
 
+def test_a_directory_stands_for_its_one_file(tmp_path: Path, small: Any) -> None:
+    """The one file of weights is loaded; where there is none, the load says so."""
+    names = tmp_path / "labels.txt"
+    names.write_text("cat\ndog\nbird\n")
+    settings = AlexNetHandler.Settings(weights=tmp_path, labels=names, top=3)
+    with pytest.raises(FileNotFoundError, match=r"ends in \.pth or \.pt"):
+        AlexNetHandler(settings).model_load("m")
+    saved(small.state_dict(), tmp_path / "a.pth")
+    assert AlexNetHandler(settings).model_load("m")
+
+
 def test_a_file_and_its_labels_are_served(
     tmp_path: Path, small: Any, ask: Ask, picture: Callable[..., bytes]
 ) -> None:

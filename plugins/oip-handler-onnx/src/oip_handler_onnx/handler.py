@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +14,9 @@ from oip_host import (
     ModelHandler,
     ModelMetadataResponse,
     ModelNotReady,
+    ModelPath,
     ModelReadyResponse,
+    model_file,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class OnnxHandler(ModelHandler):
 
         model_config = ConfigDict(extra="forbid")
 
-        path: Path = Field(description="the ONNX file")
+        path: ModelPath = Field(
+            description="the ONNX file, or a directory with one such file"
+        )
         providers: list[str] = Field(
             default=["CPUExecutionProvider"],
             min_length=1,
@@ -67,9 +70,10 @@ class OnnxHandler(ModelHandler):
     def model_load(self, model_name: str) -> bool:
         """Open the file.
 
-        Raises ValueError for a provider that is not installed or a model whose tensors
-        the protocol cannot carry, RuntimeError for a provider that does not start, and
-        onnxruntime's own errors for a file that it cannot read.
+        Raises FileNotFoundError where there is none, ValueError for a provider that is
+        not installed or a model whose tensors the protocol cannot carry, RuntimeError
+        for a provider that does not start, and onnxruntime's own errors for a file that
+        it cannot read.
         """
         from oip_handler_onnx.session import Session, session_options
 
@@ -79,7 +83,8 @@ class OnnxHandler(ModelHandler):
             settings.inter_op_num_threads,
             settings.graph_optimization_level,
         )
-        self._session = Session(settings.path, settings.providers, options)
+        path = model_file(settings.path, (".onnx", ".ort"))
+        self._session = Session(path, settings.providers, options)
         return True
 
     @override

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from oip_host import model_file
+
 __all__ = ["SUFFIXES", "read_estimator"]
 
 SUFFIXES = (".joblib", ".pickle", ".pkl", ".skops")
@@ -16,13 +18,17 @@ SUFFIXES = (".joblib", ".pickle", ".pkl", ".skops")
 def read_estimator(path: Path, trusted: Sequence[str]) -> Any:
     """The object in the file; `trusted` names the types that a skops file may hold.
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it cannot
-    be read or holds types that neither skops nor `trusted` vouches for.
+    A directory stands for the one model file in it. Raises FileNotFoundError where
+    there is no such file, and ValueError where it cannot be read, holds types that
+    neither skops nor `trusted` vouches for, or could not be held to `trusted`.
     """
+    path = model_file(path, SUFFIXES)
     if not path.is_file():
         raise FileNotFoundError(f"there is no model file {path}")
     if path.suffix.lower() == ".skops":
         return _read_skops(path, trusted)
+    if trusted:
+        raise ValueError(f"'trusted' cannot restrict {path}, expected a .skops file")
     return _read_joblib(path)
 
 

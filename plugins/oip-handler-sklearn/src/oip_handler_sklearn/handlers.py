@@ -21,6 +21,7 @@ from oip_host import (
     ModelHandler,
     ModelMetadataResponse,
     ModelNotReady,
+    ModelPath,
 )
 
 __all__ = ["EstimatorHandler", "IrisHandler", "SklearnHandler"]
@@ -96,8 +97,9 @@ class SklearnHandler(EstimatorHandler):
 
         model_config = ConfigDict(extra="forbid")
 
-        path: Path = Field(
-            description="the model file: .joblib, .pkl, .pickle or .skops"
+        path: ModelPath = Field(
+            description="the model file: .joblib, .pkl, .pickle or .skops; or a "
+            "directory with one such file"
         )
         trusted: list[str] = Field(
             default=[],
@@ -107,7 +109,8 @@ class SklearnHandler(EstimatorHandler):
         @field_validator("path")
         @classmethod
         def _has_known_suffix(cls, path: Path) -> Path:
-            if path.suffix.lower() not in SUFFIXES:
+            directory = not path.suffix or path.is_dir()
+            if not directory and path.suffix.lower() not in SUFFIXES:
                 expected = ", ".join(SUFFIXES)
                 raise ValueError(f"found '{path.name}', expected one of {expected}")
             return path
@@ -115,7 +118,7 @@ class SklearnHandler(EstimatorHandler):
         @model_validator(mode="after")
         def _trusts_skops_only(self) -> SklearnHandler.Settings:
             suffix = self.path.suffix.lower()
-            if self.trusted and suffix != ".skops":
+            if self.trusted and suffix in SUFFIXES and suffix != ".skops":
                 raise ValueError(
                     f"'trusted' cannot restrict a {suffix} file, expected .skops"
                 )

@@ -58,8 +58,29 @@ def test_a_missing_file_is_named(tmp_path: Path, suffix: str) -> None:
         handler_of(path).model_load("m")
 
 
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
-    """A directory is refused as a missing file is."""
+def test_a_directory_stands_for_its_one_file(tmp_path: Path, flowers: Any) -> None:
+    """The one model file of a directory is loaded, also where its name has a dot."""
+    for path in (tmp_path / "fraud", tmp_path / "fraud.v2"):
+        path.mkdir()
+        estimator = GaussianNB().fit(flowers.data, flowers.target)
+        joblib.dump(estimator, path / "any.joblib")
+        (path / "README.md").write_text("not a model")
+
+        assert handler_of(path).model_load("m")
+
+
+def test_trusted_types_are_for_skops_in_a_directory_too(
+    tmp_path: Path, flowers: Any
+) -> None:
+    """What cannot be restricted is refused when the directory shows it."""
+    joblib.dump(GaussianNB().fit(flowers.data, flowers.target), tmp_path / "m.joblib")
+
+    with pytest.raises(ValueError, match=r"'trusted' cannot restrict .*m\.joblib"):
+        handler_of(tmp_path, trusted=["x.Y"]).model_load("m")
+
+
+def test_an_empty_directory_is_no_file(tmp_path: Path) -> None:
+    """A directory without a model file is refused as a missing file is."""
     path = tmp_path / "model.joblib"
     path.mkdir()
 

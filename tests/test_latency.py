@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oip_host import observers, selection
+from oip_host import latency as latency_module
+from oip_host import selection
 from oip_host.hookspecs import Inference, State, StateChange
-from oip_host.observers import LatencyLog
+from oip_host.latency import LatencyLog
 from support.process import Server, wait_for
 from support.wire import ONE, infer_both, infer_grpc, infer_rest, request
 
@@ -29,16 +30,22 @@ LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.(?P<ms>\d{3}) (?P<pid>\d+) "
     r"oip_host\.latency (?P<text>model=(?P<model>\S+) version=(?P<version>\S+) "
     r"protocol=(?P<protocol>\S+) outcome=(?P<outcome>\S+) "
-    r"queue_ms=\d+\.\d{3} predict_ms=\d+\.\d{3})"
+    r"queue_ms=\d+\.\d{3} predict_ms=\d+\.\d{3} total_ms=\d+\.\d{3} "
+    r"batch_size=\d+ request_id=(?P<id>\S+))"
 )
 
 
 def inference(number: int = 0, model: str = "m") -> Inference:
     """A record whose version tells which one it is."""
-    return Inference(model, str(number), "rest", "ok", 0.0125, 0.5, 0.5125, 1, 1)
+    return Inference(
+        model, str(number), "rest", "ok", 0.0125, 0.5, 0.515, 1, 1, 2, request_id="r-1"
+    )
 
 
-TEXT = "model=m version=0 protocol=rest outcome=ok queue_ms=12.500 predict_ms=500.000"
+TEXT = (
+    "model=m version=0 protocol=rest outcome=ok queue_ms=12.500 predict_ms=500.000 "
+    "total_ms=515.000 batch_size=2 request_id=r-1"
+)
 CHANGE = StateChange("m", "1", State.UNAVAILABLE, "unloaded")
 
 
@@ -68,11 +75,11 @@ def latency(
     stream: Stream, monkeypatch: pytest.MonkeyPatch, level: int
 ) -> Iterator[LatencyLog]:
     """A latency log that writes to the stream, with the logger at a level."""
-    monkeypatch.setattr(observers, "WRITE_EVERY_S", 0.01)
-    before = observers.latency_log.level
-    observers.latency_log.setLevel(level)
+    monkeypatch.setattr(latency_module, "WRITE_EVERY_S", 0.01)
+    before = latency_module.latency_log.level
+    latency_module.latency_log.setLevel(level)
     yield LatencyLog(logging.StreamHandler(stream))
-    observers.latency_log.setLevel(before)
+    latency_module.latency_log.setLevel(before)
 
 
 @pytest.fixture
@@ -296,7 +303,7 @@ def test_a_program_that_logs_itself_gets_records(serve: Serve, tmp_path: Path) -
         f"<oip_host.latency|INFO|model=m version=1 protocol={protocol} outcome=ok"
         for protocol in ("rest", "grpc")
     ] == [line.partition(" queue_ms")[0] for line in lines]
-    assert all(re.search(r" queue_ms=\S+ predict_ms=\d+\.\d{3}>$", x) for x in lines)
+    assert all(re.search(r" queue_ms=\S+ .* request_id=\S+>$", x) for x in lines)
 
 
 def test_the_latency_log_can_be_off(serve: Serve) -> None:

@@ -1,0 +1,177 @@
+"""Whether distributions fit this Python, the host's own packages, and each other.
+
+The rules are those of the packaging standards, and so is the library that reads them:
+names of wheels, tags, markers, extras and versions.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import importlib_metadata
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.tags import Tag, sys_tags
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+__all__ = ["Dist", "described", "fitting", "installed"]
+
+
+@dataclass(frozen=True)
+class Dist:
+    """A distribution, as its metadata describe it."""
+
+    origin: str
+    """Where it is found, as messages name it."""
+    name: str
+    version: Version
+    requires: tuple[Requirement, ...] = ()
+    requires_python: SpecifierSet | None = None
+    tags: frozenset[Tag] = frozenset()
+    """For which Pythons and platforms it is built; none where it does not say."""
+
+
+Lookup = Callable[[str], Dist | None]
+
+
+def described(text: str, origin: str, tags: Iterable[Tag] = ()) -> Dist:
+    """The distribution with these metadata; raises what a wrong field of it raises."""
+    metadata = Metadata.from_email(text, validate=False)
+    return Dist(
+        origin,
+        canonicalize_name(metadata.name),
+        metadata.version,
+        tuple(metadata.requires_dist or ()),
+        metadata.requires_python,
+        frozenset(tags),
+    )
+
+
+@cache
+def installed(name: str) -> Dist | None:
+    """The distribution of that name in the host's own environment."""
+    try:
+        found = importlib_metadata.distribution(name)
+    except importlib_metadata.PackageNotFoundError:
+        return None
+    text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
+    return described(text, "the host")
+
+
+def fitting(
+    found: Sequence[Dist], host: Lookup = installed
+) -> tuple[list[Dist], list[str]]:
+    """Those to be used, and a line for each fault.
+
+    Of several builds of one version the one that fits best is used. What the host has
+    in the same version is left out.
+    """
+    by_name: dict[str, list[Dist]] = {}
+    for each in found:
+        by_name.setdefault(each.name, []).append(each)
+    faults: list[str] = []
+    chosen: dict[str, Dist] = {}
+    for name, same in by_name.items():
+        faults += _apart(same)
+        chosen[name] = min(same, key=lambda dist: _rank(dist.tags))
+    for dist in chosen.values():
+        faults += _unfit(dist, host(dist.name))
+    used = {name: dist for name, dist in chosen.items() if host(name) is None}
+    faults += _unmet(used, host)
+    return list(used.values()), faults
+
+
+def _apart(same: Sequence[Dist]) -> Iterator[str]:
+    """The fault of one distribution that is there in several versions."""
+    if len({dist.version for dist in same}) > 1:
+        origins = " and ".join(sorted(dist.origin for dist in same))
+        yield f"{origins} are versions of one distribution, expected one of them"
+
+
+@cache
+def _ranks() -> dict[Tag, int]:
+    return {tag: rank for rank, tag in enumerate(sys_tags())}
+
+
+def _rank(tags: frozenset[Tag]) -> float:
+    """How well a build fits, 0 being best; infinite where it does not."""
+    if not tags:
+        return 0
+    return min((_ranks()[tag] for tag in tags if tag in _ranks()), default=float("inf"))
+
+
+def _unfit(dist: Dist, host: Dist | None) -> Iterator[str]:
+    """What stands against a distribution by itself."""
+    python = platform.python_version()
+    if _rank(dist.tags) == float("inf"):
+        built = ", ".join(sorted(map(str, dist.tags))[:3])
+        yield (
+            f"{dist.origin} is built for {built}, expected Python {python} on "
+            f"{platform.system()} {platform.machine()} ({next(sys_tags())} or alike)"
+        )
+    if dist.requires_python is not None and not dist.requires_python.contains(
+        python, prereleases=True
+    ):
+        yield f"{dist.origin} needs Python {dist.requires_python}, found {python}"
+    if host is not None and host.version != dist.version:
+        yield (
+            f"{dist.origin} is {dist.name} {dist.version}, but the host has "
+            f"{host.version}, which goes first: leave it out"
+        )
+
+
+def _unmet(found: dict[str, Dist], host: Lookup) -> Iterator[str]:
+    """Each requirement that neither the host nor another distribution meets.
+
+    Extras that are asked for are followed, into the host's packages too.
+    """
+    pending = [(dist, "") for dist in found.values()]
+    done: set[tuple[str, str]] = set()
+    while pending:
+        dist, extra = pending.pop(0)
+        if (dist.name, extra) in done:
+            continue
+        done.add((dist.name, extra))
+        for requirement in _active(dist, extra):
+            name = canonicalize_name(requirement.name)
+            target = host(name) or found.get(name)
+            if target is None:
+                yield (
+                    f"{_asking(dist, extra)} requires {_spelled(requirement)}, which "
+                    "is neither in the host nor here: add its wheel"
+                )
+                continue
+            if not requirement.specifier.contains(target.version, prereleases=True):
+                yield (
+                    f"{_asking(dist, extra)} requires {_spelled(requirement)}, found "
+                    f"{target.version} ({target.origin})"
+                )
+            pending += [(target, name) for name in sorted(requirement.extras)]
+
+
+def _active(dist: Dist, extra: str) -> Iterator[Requirement]:
+    """What a distribution requires here; for an extra, what it requires beyond that."""
+    for requirement in dist.requires:
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if (
+            always
+            if not extra
+            else marker and not always and marker.evaluate({"extra": extra})
+        ):
+            yield requirement
+
+
+def _asking(dist: Dist, extra: str) -> str:
+    of = f"{dist.name} {dist.version} of the host" if dist.origin == "the host" else ""
+    return (of or dist.origin) + (f" with [{extra}]" if extra else "")
+
+
+def _spelled(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{requirement.specifier}"

@@ -1,0 +1,74 @@
+"""Handlers that end their process or never end, served as `crash_fakes:Name`."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import time
+from typing import TYPE_CHECKING
+
+from oip_host import InferenceRequest, InferenceResponse
+
+if TYPE_CHECKING:
+    from support.fakes import Echo
+else:  # as the server, on whose path this directory is, finds it
+    from fakes import Echo
+
+FOREVER_S = 1000.0
+
+
+class Dies(Echo):
+    """Reads where nothing is, as a native library with a fault does."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        ctypes.string_at(0)
+        raise AssertionError("this process is no more")
+
+
+class DiesAsync(Dies):
+    """As `Dies`, in an event loop."""
+
+    async def infer(  # type: ignore[override]
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        return Dies.infer(self, payload, model_name, model_version)
+
+
+class DiesLoading(Echo):
+    """Aborts while it loads."""
+
+    def model_load(self, model_name: str) -> bool:
+        os.abort()
+
+
+class Sleeps(Echo):
+    """Never ends to load."""
+
+    def model_load(self, model_name: str) -> bool:
+        time.sleep(FOREVER_S)
+        return True
+
+
+class SleepsAsync(Echo):
+    """Never ends to load, in an event loop."""
+
+    async def model_load(self, model_name: str) -> bool:  # type: ignore[override]
+        await asyncio.sleep(FOREVER_S)
+        return True
+
+
+class Holds(Echo):
+    """Never ends to load, and lets no other thread run meanwhile."""
+
+    def model_load(self, model_name: str) -> bool:
+        ctypes.PyDLL(None).sleep(int(FOREVER_S))
+        return True

@@ -1,0 +1,93 @@
+"""Handlers for tracing, served as `traced_fakes:Name`; numbers come back.
+
+A handler that is traced makes a span of its own, `own`, where a request says so by its
+parameter `span`; what OpenTelemetry has as baggage it answers as a parameter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import oip_host
+from oip_host import InferenceRequest, InferenceResponse, Parameters
+
+if TYPE_CHECKING:
+    from support.fakes import Echo
+else:  # as the server, on whose path this directory is, finds it
+    from fakes import Echo
+
+log = logging.getLogger("traced_fakes")
+
+
+class Modules(Echo):
+    """Answers which modules of OpenTelemetry are imported."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        answer = super().infer(payload, model_name, model_version)
+        names = [name for name in sys.modules if name.startswith("opentelemetry")]
+        known = "oip_host.tracing" in sys.modules
+        told = {"modules": ",".join(names), "known": known}
+        answer.parameters = Parameters.model_validate(told)
+        return answer
+
+
+class Traced(Echo):
+    """Logs, and has a span of its own; fails as a request says."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        answer = super().infer(payload, model_name, model_version)
+        told = _asked(payload)
+        time.sleep(float(told.get("sleep", 0)))
+        answer.parameters = _own(told)
+        return answer
+
+
+class Awaited(Echo):
+    """The same on an event loop."""
+
+    async def infer(  # type: ignore[override]
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        answer = Echo.infer(self, payload, model_name, model_version)
+        told = _asked(payload)
+        await asyncio.sleep(float(told.get("sleep", 0)))
+        answer.parameters = _own(told)
+        return answer
+
+
+def _asked(payload: InferenceRequest) -> dict[str, Any]:
+    return payload.parameters.model_dump() if payload.parameters is not None else {}
+
+
+def _own(told: dict[str, Any]) -> Parameters:
+    from opentelemetry import baggage, propagate, trace
+
+    if told.get("span"):
+        with trace.get_tracer("traced_fakes").start_as_current_span("own"):
+            log.info("within")
+    if "raise" in told:
+        name, text = str(told["raise"]), "the secret of the request"
+        kind = getattr(oip_host, name, None) or getattr(builtins, name)
+        raise kind(text)
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    seen = {f"baggage.{name}": str(value) for name, value in baggage.get_all().items()}
+    return Parameters.model_validate({**headers, **seen})
