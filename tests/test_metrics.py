@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from oip_host import metrics
 from oip_host.context import RequestContext
-from oip_host.errors import OIPError
+from oip_host.errors import OIPError, Overloaded
 from oip_host.hookspecs import State
 from oip_host.kserve_api import PREDICT_HIST_TIME
 from oip_host.metrics import ModelMetrics, watch
@@ -290,6 +290,27 @@ async def test_real_inferences_are_counted() -> None:
     }
     assert 0 == found["oip_model_ready", labels]
     assert found["oip_model_load_seconds", labels] > 0
+
+
+class Unlicensed(Overloaded):
+    """A kind of refusal of a handler's own."""
+
+
+class Licensed(Echo):
+    def infer(self, *_: Any) -> Any:
+        raise Unlicensed("no licence is free")
+
+
+async def test_an_error_of_a_handlers_own_counts_as_the_nearest() -> None:
+    """The outcomes are the classes of the tree, however many others there are."""
+    one = model("m", handler=Licensed)
+    registry = Registry([one])
+    await one.load_handler()
+    with pytest.raises(Unlicensed):
+        await one.infer(request())
+    found = named(told(served(registry)), "oip_requests_total")
+    assert ["Overloaded"] == [dict(labels)["outcome"] for _, labels in found]
+    await one.unload_handler()
 
 
 async def test_a_model_that_does_not_load_is_told() -> None:

@@ -74,7 +74,7 @@ def test_whose_an_outcome_is_goes_by_its_status() -> None:
 def test_reasons_have_the_statuses_shown() -> None:
     """The reasons that are no class are names of HTTP's statuses."""
     rows = tables(PAGE)["reason|status"]
-    assert len(rows) == 4
+    assert len(rows) == 6
     for name, status, _ in rows:
         assert HTTPStatus[plain(name)] == int(status)
 
