@@ -486,10 +486,10 @@ def test_what_the_workers_share_has_a_short_path(
 
 
 def test_no_directory_is_a_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told as any other fault of the configuration."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path)[:70] + "/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "nowhere"))
     with pytest.raises(ConfigurationError) as caught, workers._directory():
         pass
     assert caught.value.faults[0].startswith("kserve_workers: no directory for ")
