@@ -251,7 +251,7 @@ class Hosted:
     @property
     def pending(self) -> int:
         """The requests that were accepted and are not answered."""
-        return self.model._infer_lane.pending
+        return self.model.under_way()[0]
 
     async def hold(self, *numbers: float) -> list[asyncio.Task[InferenceResponse]]:
         """Have the model busy with a batch of these numbers, or with a 0."""
@@ -759,7 +759,7 @@ async def test_a_lane_that_others_fill_is_waited_for(
     ready = Calls(tmp_path, "m-ready")
     ready.shut()
     asking = asyncio.create_task(hosted.model.healthy())
-    await until(lambda: hosted.model._lane.pending)
+    await until(lambda: any(lane.pending for lane in hosted.model._lanes.each()))
     sent = [hosted.ask(1)]
     for _ in range(10):
         await asyncio.sleep(0.005)

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oip_host import v1
-from oip_host.batching import Batcher
 from oip_host.boundary import Encode, Encoded, element_total, translate
-from oip_host.calls import Calls
 from oip_host.context import RequestContext, current
 from oip_host.crash import Frames
 from oip_host.errors import (
@@ -28,7 +26,8 @@ from oip_host.hookspecs import Inference, State, StateChange
 from oip_host.kserve_api import kserve
 from oip_host.kserve_face import KServeFace
 from oip_host.kserve_models import KServeModelHandler
-from oip_host.lanes import Job, Lane, LoopLane, ThreadLane
+from oip_host.lanes import Job, Lane
+from oip_host.model_lanes import ModelLanes
 from oip_host.options import ModelOptions
 from oip_host.selection import DEFAULT_VERSION
 from oip_host.statistics import Statistics
@@ -48,7 +47,6 @@ T = TypeVar("T")
 log = logging.getLogger("oip_host")
 
 _READY = State.READY  # a member of an Enum is slow to find
-ASYNC_CONCURRENCY = 100
 PROBE_S = 1.0
 """Seconds that a handler's own `model_ready` has, before the last answer stands."""
 METHODS = ("infer", "model_metadata", "model_load")
@@ -117,11 +115,7 @@ class AissembleOIPKServe(KServeFace):
         self.model_handler: Any = None
         self._metadata: ModelMetadataResponse | OIPError | None = None
         self._healthy, self._doubt = True, _REASONS[State.READY]
-        self._lane: Lane = ThreadLane(name, 1, self.options.max_queue)
-        self._loop_lane: LoopLane | None = None
-        self._infer_lane: Lane = self._lane
-        self._calls = Calls(name, version)
-        self._infer_call: Callable[..., Any] = self._calls.one
+        self._lanes = ModelLanes(name, version, self.options)
 
     # -- state ----------------------------------------------------------------
 
@@ -171,8 +165,8 @@ class AissembleOIPKServe(KServeFace):
             if getattr(self.model_handler, "elsewhere", False):
                 asking = asyncio.wait_for(asked(self.name, self.version), PROBE_S)
                 self._healthy = bool((await asking).ready)
-            elif not (lane := self._lane_for(asked)).pending:
-                around = self._calls.frames.around(asked)
+            elif not (lane := self._lanes.of(asked)).pending:
+                around = self._lanes.calls.frames.around(asked)
                 job = lane.submit(around, self.name, self.version, timeout_s=PROBE_S)
                 self._healthy = bool((await job).ready)
             self._doubt = _REASONS[State.READY]
@@ -216,15 +210,16 @@ class AissembleOIPKServe(KServeFace):
     async def _load(self) -> bool:
         if self.model_handler is None:
             handler = self.handled_by or f"handler {_class_of(self._source)}"
-            self._calls.frames = Frames(self.name, self.version, handler)
-            self.model_handler = await self._call(self._made)
-            self._settle_lanes(self.model_handler)
-        loaded = await self._call(self.model_handler.model_load, self.name)
+            self._lanes.calls.frames = Frames(self.name, self.version, handler)
+            self.model_handler = await self._lanes.call(self._made)
+            self.is_kserve_model = isinstance(self.model_handler, KServeModelHandler)
+            self._lanes.settle(self.model_handler)
+        loaded = await self._lanes.call(self.model_handler.model_load, self.name)
         if loaded:
             await self._describe()
             asked = getattr(self.model_handler, "check_metadata", False)
             checks = self.options.check_metadata or bool(asked)
-            self._calls.expected = self.described() if checks else None
+            self._lanes.calls.expected = self.described() if checks else None
         return bool(loaded)
 
     def _is_factory(self) -> bool:
@@ -249,51 +244,10 @@ class AissembleOIPKServe(KServeFace):
             )
         return source
 
-    def _settle_lanes(self, handler: Any) -> None:
-        """Decide, once, where the handler's methods run and how many at a time."""
-        asked = getattr(handler, "max_concurrency", None)
-        if not getattr(handler, "elsewhere", False):  # there the option is its own
-            asked = self.options.max_concurrency or asked
-        self.is_kserve_model = isinstance(handler, KServeModelHandler)
-        self._lane.max_concurrency = asked or 1
-        names = (*METHODS, "model_ready", "model_unload")
-        methods = [getattr(handler, name, None) for name in names]
-        if any(inspect.iscoroutinefunction(method) for method in methods):
-            self._loop_lane = LoopLane(
-                self.name, asked or ASYNC_CONCURRENCY, self.options.max_queue
-            )
-        self._infer_lane = self._lane_for(handler.infer)
-        asynchronous = self._infer_lane is not self._lane
-        calls = self._calls
-        calls.handler = handler
-        self._infer_call = calls.one_async if asynchronous else calls.one
-        if self.options.max_batch_size > 1:
-            self._infer_lane = Batcher(
-                self._infer_lane,
-                calls.batch_async if asynchronous else calls.batch,
-                self.options.max_batch_size,
-                self.options.max_batch_delay_ms / 1000,
-            )
-
-    @property
-    def _lanes(self) -> list[Lane]:
-        """Every lane, the one where requests wait first."""
-        lanes = (self._infer_lane, self._lane, self._loop_lane)
-        return [lane for lane in dict.fromkeys(lanes) if lane is not None]
-
-    def _lane_for(self, method: Callable[..., Any]) -> Lane:
-        if inspect.iscoroutinefunction(method) and self._loop_lane is not None:
-            return self._loop_lane
-        return self._lane
-
-    async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
-        around = self._calls.frames.around(method)
-        return await self._lane_for(method).submit(around, *args)
-
     async def _describe(self) -> None:
         """Ask for the metadata once, so that later answers never wait for the lane."""
         try:
-            self._metadata = await self._call(
+            self._metadata = await self._lanes.call(
                 self.model_handler.model_metadata, self.name, self.version
             )
         except Exception as error:
@@ -322,10 +276,7 @@ class AissembleOIPKServe(KServeFace):
         """Have other options hold, those that may change while the model runs."""
         self.options = options
         self._timeout_s = options.timeout_s
-        for lane in self._lanes:
-            lane.max_queue = options.max_queue
-            if isinstance(lane, Batcher):
-                lane.batch(options.max_batch_size, options.max_batch_delay_ms / 1000)
+        self._lanes.reconfigure(options)
 
     def retire(self, successor: AissembleOIPKServe) -> Observer:
         """Tell nobody of anything from now on: another one takes the model's place.
@@ -351,12 +302,12 @@ class AissembleOIPKServe(KServeFace):
         was_ready = self.ready
         self.unloaded = True
         self._enter(State.UNLOADING)
-        for lane in self._lanes:
+        for lane in self._lanes.each():
             await lane.drained()
         unload = getattr(self.model_handler, "model_unload", None)
         if was_ready and unload is not None:
             try:
-                await self._call(unload, self.name)
+                await self._lanes.call(unload, self.name)
             except Exception as error:
                 log.error("model_unload of '%s' failed", self.name, exc_info=error)
         self.let_go()
@@ -364,21 +315,21 @@ class AissembleOIPKServe(KServeFace):
 
     def let_go(self) -> None:
         """End the lanes, and forget a handler that the host made."""
-        for lane in self._lanes:
-            lane.close()
+        self._lanes.close()
         if self._is_factory():
             self.model_handler = self._metadata = None
-            self._calls.handler = self._calls.expected = None
+            self._lanes.forget()
 
     def cut_off(self, error: OIPError) -> int:
         """Fail every request that is not answered yet; tells how many there were."""
-        return sum(lane.cut_off(error) for lane in self._lanes)
+        return sum(lane.cut_off(error) for lane in self._lanes.each())
 
     def under_way(self) -> tuple[int, int]:
         """How many requests were accepted and not answered yet, and wait of those."""
         if self.state is State.LOADING:
             return 0, 0  # what runs is the load
-        return self._infer_lane.pending, self._infer_lane.waiting
+        lane = self._lanes.of_requests
+        return lane.pending, lane.waiting
 
     # -- requests -------------------------------------------------------------
 
@@ -428,8 +379,9 @@ class AissembleOIPKServe(KServeFace):
         limit = self._timeout_s
         if timeout_s is not None and timeout_s < limit:
             limit = timeout_s
+        lanes = self._lanes
         result: Encoded[T] = await self._observed(
-            context, self._infer_lane, limit, self._infer_call, request, encode, context
+            context, lanes.of_requests, limit, lanes.infer, request, encode, context
         )
         return result.made
 
@@ -533,9 +485,9 @@ class AissembleOIPKServe(KServeFace):
         predict = kserve.model.InferenceVerb.PREDICT
         as_it_is = getattr(self.model_handler, "predict_v1", None)
         if as_it_is is not None:
-            assert self._loop_lane is not None
+            lanes = self._lanes
             answer: tuple[Any, dict[str, str]] = await self._observed(
-                context, self._loop_lane, self._timeout_s, self._calls.passed_on,
+                context, lanes.of(as_it_is), self._timeout_s, lanes.calls.passed_on,
                 context, as_it_is, v1.body(body, headers), headers, verb or predict,
             )  # fmt: skip
             return answer

@@ -14,66 +14,26 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 from oip_host import logs
 from oip_host.auth import Gate
-from oip_host.context import RequestContext, current
-from oip_host.edge import counting
 from oip_host.edge.grpc import GrpcEdge
 from oip_host.edge.http import HttpServer, limited
+from oip_host.edge.kserve_app import Repository, kserve_app
 from oip_host.edge.probes import Probes
-from oip_host.edge.rest import RestEdge, error_body
+from oip_host.edge.rest import RestEdge
 from oip_host.edge.shared import SharedState
 from oip_host.edge.state import ServerState
 from oip_host.edge.tls import Tls, tls
-from oip_host.errors import (
-    ConfigurationError,
-    HandlerFault,
-    InvalidRequest,
-    MethodNotAllowed,
-    ModelNotFound,
-    ModelNotReady,
-    NotFound,
-    NotSupported,
-    OIPError,
-)
+from oip_host.errors import ConfigurationError
 from oip_host.guarding import guard
-from oip_host.kserve_api import (
-    kserve,
-    model_server,
-    register_v1_endpoints,
-    register_v2_endpoints,
-)
-from oip_host.model import AissembleOIPKServe
+from oip_host.kserve_api import kserve, model_server
 from oip_host.place import Place
 from oip_host.ports import listener
 from oip_host.registry import Registry
 from oip_host.settings import Settings
 
 __all__ = ["ModelServer"]
-
-
-class _Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has no types
-    """KServe's view of the registry: each model by name, in its current version."""
-
-    def __init__(self, state: ServerState) -> None:
-        super().__init__()
-        self._state = state
-        self._registry = state.registry
-
-    def get_model(self, name: str) -> AissembleOIPKServe:
-        return self._registry.find(name)  # not found is our error, and no None
-
-    async def is_model_ready(self, name: str) -> bool:
-        """True, or an error with the reason, which KServe's own answer has not."""
-        await self._state.check_ready(name)
-        return True
-
-    def get_models(self) -> dict[str, AissembleOIPKServe]:
-        return {name: self._registry.find(name) for name in self._registry.names()}
 
 
 class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no types
@@ -103,7 +63,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             workers=settings.kserve_workers,
             max_threads=settings.kserve_max_threads,
             max_asyncio_workers=settings.kserve_max_asyncio_workers,
-            registered_models=_Repository(self.state),
+            registered_models=Repository(self.state),
             enable_grpc=settings.kserve_enable_grpc,
             enable_docs_url=settings.kserve_enable_docs_url,
             enable_latency_logging=settings.kserve_enable_latency_logging,
@@ -245,7 +205,8 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
     def _app(self) -> Any:
         """The edge in front of KServe's application, the access log around both."""
         most = self._settings.oip_max_body_bytes
-        app: Any = RestEdge(self.state, self._kserve_app(), most, self._gate)
+        behind = kserve_app(self, self.state, self._gate)
+        app: Any = RestEdge(self.state, behind, most, self._gate)
         self._edge = app
         if self.access_log_format:
             from asgi_logger.middleware import AccessLoggerMiddleware
@@ -285,78 +246,10 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         """Seconds that an idle connection stays open, which older KServes have not."""
         return max(1, getattr(self._args, "timeout_keep_alive", 65))
 
-    def _kserve_app(self) -> Any:
-        """KServe's own application: V1, `/`, and `/docs` for both protocols."""
-        app = FastAPI(
-            title="oip-host",
-            version=self.state.metadata()["version"],
-            docs_url="/docs" if self.enable_docs_url else None,
-            redoc_url=None,
-            telemetry=_NO_TELEMETRY,
-            dependencies=[Depends(self._check_v1)] if self._gate.guarded else None,
-        )
-        app.add_api_route("/", self.dataplane.live)
-        register_v1_endpoints(app, self.dataplane, self.model_repository_extension)
-        if self.enable_docs_url:  # never called: the edge before it answers V2
-            register_v2_endpoints(app, self.dataplane, self.model_repository_extension)
-        app.add_exception_handler(Exception, self._on_error)
-        for kind in (OIPError, HTTPException, *_kserve_errors()):
-            app.add_exception_handler(kind, self._on_error)
-        return app
-
-    async def _check_v1(self, request: Request) -> None:
-        """Whether who asks may do so, with the model's name as the router has it."""
-        path, name = request.scope["path"], request.path_params.get("model_name")
-        if name is None:
-            self._gate.check("server" if path == "/" else path)
-        else:
-            self._gate.check("infer" if request.method == "POST" else "metadata", name)
-
-    async def _on_error(self, request: Request, error: Exception) -> Response:
-        """Any failure on KServe's own routes, in the form of all others."""
-        ours = _as_ours(request, error)
-        context = current.get() or RequestContext("v1")
-        counting.count(self.state.registry, request.scope, context, ours)
-        status = ours.http_status
-        if isinstance(error, HTTPException):
-            status = error.status_code
-        headers = dict(ours.headers) or None
-        return Response(error_body(ours), status, headers, "application/json")
-
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     """Stands behind an edge that answers all that it is asked."""
 
 
-_NO_TELEMETRY: Any = {
-    "tracing": False, "metrics": False, "logs": False, "auto_configure": False
-}  # fmt: skip
-"""What newer FastAPIs would tell beside the host's own spans, texts of errors too."""
 _INT_MAX = 2**31 - 1
 """The largest number that gRPC's C core takes for an option."""
-
-_KSERVE_ERRORS: dict[str, type[OIPError]] = {
-    "InvalidInput": InvalidRequest,
-    "ModelNotFound": ModelNotFound,
-    "ModelNotReady": ModelNotReady,
-    "InferenceError": HandlerFault,
-    "UnsupportedProtocol": NotSupported,
-}
-_HTTP_ERRORS: dict[int, type[OIPError]] = {404: NotFound, 405: MethodNotAllowed}
-
-
-def _kserve_errors() -> list[type[Exception]]:
-    return [getattr(kserve.errors, name) for name in _KSERVE_ERRORS]
-
-
-def _as_ours(request: Request, error: Exception) -> OIPError:
-    """A failure on KServe's own routes as what the host itself would raise."""
-    if isinstance(error, OIPError):
-        return error
-    if isinstance(error, HTTPException):
-        kind = _HTTP_ERRORS.get(error.status_code, OIPError)
-        return kind(f"{request.method} {request.url.path}: {error.detail}")
-    known = _KSERVE_ERRORS.get(type(error).__name__)
-    if known is None:
-        return OIPError("the server failed; its log has the reason")
-    return known(str(error))
