@@ -24,10 +24,10 @@ LAYERS = [
     "observers", "kserve_logs", "latency", "memory", "planning", "differences",
     "reload", "target", "carried", "pod", "manifest", "edge.certificates", "edge.tls",
     "edge.state", "edge.siblings", "edge.shared", "edge.documents", "edge.compression",
-    "edge.checks", "edge.counting", "edge.grpc_messages", "edge.grpc_health",
-    "edge.grpc_wire", "edge.large_json", "edge.rest_codec", "edge.grpc_codec",
-    "edge.rest", "edge.kserve_app", "edge.probes", "edge.framing", "edge.http",
-    "edge.grpc_gate", "edge.grpc", "edge.server", "host", "program", "cli",
+    "edge.checks", "edge.routes", "edge.counting", "edge.grpc_messages",
+    "edge.grpc_health", "edge.grpc_wire", "edge.large_json", "edge.rest_codec",
+    "edge.grpc_codec", "edge.rest", "edge.kserve_app", "edge.probes", "edge.framing",
+    "edge.http", "edge.grpc_gate", "edge.grpc", "edge.server", "host", "program", "cli",
 ]  # fmt: skip
 UPWARD = {("kserve_face", "program")}
 """`AissembleOIPKServe.start_server` alone: there a model asks for its host."""

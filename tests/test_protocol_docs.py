@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 import oip_host
 from oip_host import boundary, errors
 from oip_host.datatypes import Datatype, numpy_dtype
-from oip_host.edge import compression, grpc_codec, rest
+from oip_host.edge import compression, grpc_codec
+from oip_host.edge import routes as v2
 from oip_host.edge.grpc_messages import SERVICE, pool
 from oip_host.edge.state import EXTENSIONS
 from oip_host.kserve_api import kserve
@@ -27,14 +28,14 @@ MODEL, REPOSITORY = "/v2/models/<name>", "/v2/repository/models/<name>"
 
 def routes() -> Iterator[tuple[str, str, str]]:
     """Each route of the REST edge: method, path, and the name of its action."""
-    paths = dict(rest._SERVER_ROUTES)
+    paths = dict(v2.SERVER)
     for base, below in (
-        (MODEL, rest._MODEL_ROUTES),
-        (REPOSITORY, rest._REPOSITORY_ROUTES),
+        (MODEL, v2.MODEL),
+        (REPOSITORY, v2.REPOSITORY),
     ):
         paths |= {"/".join((base, *parts)): action for parts, action in below.items()}
     for path, action in paths.items():
-        yield "POST" if action in rest._POSTS else "GET", path, action
+        yield v2.method_of(action), path, action
 
 
 def test_every_route_is_listed() -> None:

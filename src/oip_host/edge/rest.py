@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -13,17 +12,24 @@ import orjson
 from prometheus_client import exposition
 
 from oip_host import refusals
-from oip_host.auth import OPEN, Gate
+from oip_host.auth import Gate
 from oip_host.context import CARRIED, REQUEST_ID, RequestContext, current
 from oip_host.edge import counting, documents, rest_codec
 from oip_host.edge.checks import found, told
 from oip_host.edge.compression import MINIMUM, accepted, compress, decompress
+from oip_host.edge.routes import (
+    MODEL,
+    REPOSITORY,
+    SERVER,
+    is_open,
+    method_of,
+    route,
+)
 from oip_host.edge.state import ServerState
 from oip_host.errors import (
     InvalidRequest,
     MethodNotAllowed,
     ModelNotReady,
-    NotFound,
     OIPError,
     PayloadTooLarge,
 )
@@ -116,7 +122,7 @@ class RestEdge:
         self._registry = state.registry
         self._fallback = fallback
         self._max_body = max_body_bytes
-        actions = {*_SERVER_ROUTES.values(), *_MODEL_ROUTES.values(), *_POSTS}
+        actions = {*SERVER.values(), *MODEL.values(), *REPOSITORY.values()}
         self._actions: dict[str, Callable[[Call], Awaitable[Answer]]] = {
             action: getattr(self, f"_{action}") for action in actions
         }
@@ -192,15 +198,15 @@ class RestEdge:
         """
         sent = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
         path = scope["path"]
-        self._gate.enter([value.decode("latin-1") for value in sent], _is_open(path))
+        self._gate.enter([value.decode("latin-1") for value in sent], is_open(path))
         if not path.startswith(("/v2", "/v1/")) and path != "/":
             self._gate.check(path)
 
     async def _answer(self, scope: Scope, call: Call) -> Answer:
         path, method = scope["path"], scope["method"]
-        name, version, action = _route(path)
+        name, version, action = route(path)
         self._gate.check(action, name)
-        expected = "POST" if action in _POSTS else "GET"
+        expected = method_of(action)
         if method != expected and not (method == "HEAD" and expected == "GET"):
             refusals.count(call.context.protocol, MethodNotAllowed.__name__)
             refusal = failure(
@@ -395,62 +401,6 @@ async def _compressed(answer: Answer, headers: dict[bytes, bytes]) -> Answer:
     body = await loop.run_in_executor(None, compress, answer.body, encoding)
     extra = ((b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
     return Answer(body, answer.status, (*answer.headers, *extra))
-
-
-_POSTS = frozenset({"infer", "index", "load", "unload"})
-_SERVER_ROUTES = {
-    "/v2": "server",
-    "/v2/": "server",
-    "/v2/health/live": "live",
-    "/v2/health/ready": "health",
-    "/v2/models": "models",
-    "/v2/models/stats": "stats",
-    "/v2/repository/index": "index",
-    "/metrics": "metrics",
-}
-_MODEL_ROUTES = {
-    (): "metadata",
-    ("ready",): "ready",
-    ("infer",): "infer",
-    ("config",): "config",
-    ("stats",): "stats",
-}
-_REPOSITORY_ROUTES: dict[tuple[str, ...], str] = {
-    ("load",): "load",
-    ("unload",): "unload",
-}
-
-
-@lru_cache(maxsize=4096)
-def _route(path: str) -> tuple[str, str | None, str]:
-    """The model, its version and the action that a path means; raises NotFound."""
-    if path in _SERVER_ROUTES:
-        return "", None, _SERVER_ROUTES[path]
-    _, _, *parts = path.split("/")
-    version = None
-    routes: dict[tuple[str, ...], str] = {}
-    if parts[0] == "models":
-        name, *rest = [*parts[1:], ""][: max(1, len(parts) - 1)]
-        routes = _MODEL_ROUTES
-        if len(rest) >= 2 and rest[0] == "versions" and rest[1]:
-            version, rest = rest[1], rest[2:]
-    elif parts[:2] == ["repository", "models"] and len(parts) > 2:
-        name, *rest = parts[2:]
-        routes = _REPOSITORY_ROUTES
-    else:
-        name, rest = "", []
-    action = routes.get(tuple(rest))
-    if not name or action is None:
-        raise NotFound(f"no such path: {path}")
-    return name, version, action
-
-
-def _is_open(path: str) -> bool:
-    """Whether a path, as the routes have it, is answered to everybody."""
-    try:
-        return path.startswith("/v2/") and _route(path)[2] in OPEN
-    except NotFound:
-        return False
 
 
 def _header_length(headers: dict[bytes, bytes]) -> int | None:
