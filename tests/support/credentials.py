@@ -53,7 +53,7 @@ def signed(
     headers: Mapping[str, Any] | None = None,
     **claims: Any,
 ) -> str:
-    """A JWT for ten minutes with every scope; a claim of None is left out."""
+    """A JWT for a day with every scope; a claim of None is left out."""
     everything = {
         "sub": "ci",
         "exp": int(time.time()) + 86_400,
