@@ -129,7 +129,8 @@ def build_from(image: str, containerfile: Path, directory: Path) -> str:
         volumes = [f"--volume={authority}:/etc/ca.crt:ro"]
         volumes += [f"--volume={configuration}:/etc/pip.conf:ro"]
     command(
-        "buildah", "build", "--isolation", "chroot", "--network", "host", "--force-rm",
+        "buildah", "build", "--isolation", "chroot", "--network", "host",
+        "--layers=false", "--force-rm",
         "--format", "docker", "--from", image, *volumes,
         "--file", str(containerfile), "--tag", name, ".",
     )  # fmt: skip
