@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from oip_host.edge.grpc_messages import SERVICE, message
@@ -546,7 +547,8 @@ async def test_workers_are_told_of_together(directory: Path, shut: Shut) -> None
             scrape(server), REQUESTS, REFUSED, *BYTES,
             "oip_request_seconds_count", "oip_batch_size_sum",
         )  # fmt: skip
-    body = len(json.dumps(rest_request("both-0"), separators=(",", ":")))
+    asked = httpx.Request("POST", server.url, json=rest_request("both-0"))
+    body = len(asked.content)  # some versions have spaces in it
     answers = found.pop((BYTES[1], "both", "1"))
     assert answers > 4 * body
     assert {
