@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
-from itertools import count
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ CARRIED = (REQUEST_ID, "traceparent", "tracestate", "baggage")
 
 _USABLE = re.compile(r"[!-~]{1,128}")
 """An id that may stand in a log line and in a header: visible ASCII, and not long."""
-_numbers = count(1)
-_prefix = ""
 
 
 class RequestContext:
@@ -94,7 +91,5 @@ def request_id() -> str:
 
 
 def _made_id() -> str:
-    """An id for a request that brings none: unique, and cheap."""
-    global _prefix
-    _prefix = _prefix or secrets.token_hex(8)
-    return f"{_prefix}-{next(_numbers):x}"
+    """An id for a request that brings none: unique, cheap, and no secret."""
+    return f"{getrandbits(96):024x}"

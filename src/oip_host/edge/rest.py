@@ -360,9 +360,10 @@ class RestEdge:
 
 def _context(protocol: str, headers: dict[bytes, bytes]) -> RequestContext:
     """The context of a request, which everything that it runs through has from now."""
-    carried = {
-        name: headers[raw].decode("latin-1") for raw, name in _CARRIED if raw in headers
-    }
+    carried = {}
+    for raw, name in _CARRIED:  # no comprehension: each is a call
+        if raw in headers:
+            carried[name] = headers[raw].decode("latin-1")
     context = RequestContext(protocol, carried)
     current.set(context)
     return context
