@@ -149,6 +149,7 @@ def test_every_line_is_json(serve: Serve) -> None:
             r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["timestamp"]
         )
         assert {"level", "logger", "pid", "message"} <= line.keys()
+        assert "color_message" not in line
     assert {
         "access", "oip_host", "oip_host.latency", "py.warnings", "their.module"
     } <= {line["logger"] for line in found}  # fmt: skip

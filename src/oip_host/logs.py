@@ -63,6 +63,7 @@ class _Text(logging.Formatter):
 
 
 def _json() -> logging.Formatter:
+    from pythonjsonlogger.core import RESERVED_ATTRS
     from pythonjsonlogger.json import JsonFormatter
 
     class Json(JsonFormatter):
@@ -85,4 +86,8 @@ def _json() -> logging.Formatter:
                     log_data.setdefault("model", context.model)
                     log_data.setdefault("version", context.version)
 
-    return Json([*_FIELDS, "message"], rename_fields=_FIELDS)
+    return Json(
+        [*_FIELDS, "message"],
+        rename_fields=_FIELDS,
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
+    )
