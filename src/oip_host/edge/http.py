@@ -70,6 +70,7 @@ class Http(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._tolerate()
         self._unbodied = 0  # bytes of the message that are no body, by whole reads
         self._spare = False  # from the reserve
         self._stayed = False  # the one body of a second parser is complete
@@ -250,10 +251,19 @@ class Http(HttpToolsProtocol):
             head = b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(fields)
             self.parser.feed_data(head + rest)
 
+    def _tolerate(self) -> None:
+        """Answer the last request of a connection, whatever else was sent behind it.
+
+        As newer versions of uvicorn do; httptools before 0.6.3 cannot.
+        """
+        with contextlib.suppress(AttributeError):
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
     def body_complete(self) -> None:
         """Go on with a parser as it was before."""
         self._stayed = True
         self.parser = HttpRequestParser(self)
+        self._tolerate()
         self.on_message_complete()
 
     def refuse(self, status: int, text: str, linger: bool = True) -> None:
