@@ -303,7 +303,8 @@ def test_a_program_that_logs_itself_gets_records(serve: Serve, tmp_path: Path) -
         f"<oip_host.latency|INFO|model=m version=1 protocol={protocol} outcome=ok"
         for protocol in ("rest", "grpc")
     ] == [line.partition(" queue_ms")[0] for line in lines]
-    assert all(re.search(r" queue_ms=\S+ .* request_id=\S+>$", x) for x in lines)
+    times = r" queue_ms=\S+ predict_ms=\d+\.\d{3} total_ms=\S+ \S+ request_id=\S+>$"
+    assert all(re.search(times, line) for line in lines)
 
 
 def test_the_latency_log_can_be_off(serve: Serve) -> None:

@@ -114,11 +114,8 @@ def _json_lines(finished: list[Finished]) -> Iterator[str]:
 
 def _fields(inference: Inference) -> dict[str, Any]:
     """What there is to tell, by the names of the fields."""
-    name = inference.model
-    if not name.isprintable():  # a program may give any, and a line is a line
-        name = ascii(name)
     fields = {
-        "model": name,
+        "model": _printable(inference.model),
         "version": inference.version,
         "protocol": inference.protocol,
         "outcome": inference.outcome,
@@ -133,12 +130,14 @@ def _fields(inference: Inference) -> dict[str, Any]:
     return fields
 
 
+def _printable(name: str) -> str:
+    """A name on one line: a program may give any."""
+    return name if name.isprintable() else ascii(name)
+
+
 def _text(inference: Inference) -> str:
-    name = inference.model
-    if not name.isprintable():
-        name = ascii(name)
     return (
-        f"model={name} version={inference.version} "
+        f"model={_printable(inference.model)} version={inference.version} "
         f"protocol={inference.protocol} outcome={inference.outcome} "
         f"queue_ms={inference.queue_s * 1000:.3f} "
         f"predict_ms={inference.handler_s * 1000:.3f} "
