@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -242,10 +243,15 @@ def test_a_batch_has_the_ids_of_all(serve: Serve, handler: str) -> None:
         assert 2 == line["batch_size"]
 
 
-def test_workers_and_their_supervisor_log_json(serve: Serve) -> None:
-    """All processes write lines of one form, each with its process id."""
-    server = serve("--handlers=m=fakes:Echo", JSON, "--workers=2")
+def test_workers_and_their_supervisor_log_json(serve: Serve, tmp_path: Path) -> None:
+    """All processes write lines of one form, each with its process id.
+
+    So is what they find as they read the options, before they know the form.
+    """
+    nothing = {"KRAUSENING_BASE": str(tmp_path)}
+    server = serve("--handlers=m=fakes:Echo", JSON, "--workers=2", env=nothing)
     server.wait_until_ready()
+    wait_for(partial(has, server, "no oip.properties in"), "a warning")
     assert 0 == server.stop()
     assert 3 == len({line["pid"] for line in lines(server)})
 

@@ -15,7 +15,7 @@ from support.queries import ALERTS
 PAGE = "operations.md"
 SOURCE = Path(oip_host.__file__).parent
 FILLED = {
-    "no oip.properties in": '"no %s in %s"',
+    "no oip.properties in": 'f"no {PROPERTIES} in ',
     "the certificate expires on": "the certificate %s on",
 }
 """What a row has in the place of a gap, and the code beside it."""

@@ -665,14 +665,12 @@ def test_directory_that_is_missing_is_a_fault(layer: str, levels: Levels) -> Non
     assert configuration.settings.kserve_workers == 3
 
 
-def test_directories_without_the_file_are_told(
-    levels: Levels, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_directories_without_the_file_are_told(levels: Levels) -> None:
     """No `oip.properties` anywhere is a warning: the directory may serve others."""
     levels.monkeypatch.setenv("KRAUSENING_BASE", str(levels.directory))
-    _, faults = levels.read()
+    configuration, faults = levels.read()
     assert faults == []
-    assert f"no oip.properties in {levels.directory}" in caplog.text
+    assert (f"no oip.properties in {levels.directory}",) == configuration.warnings
 
 
 def test_file_that_cannot_be_read_is_a_fault(levels: Levels) -> None:

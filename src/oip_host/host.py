@@ -140,7 +140,7 @@ class Host:
         faults += _unfit(models, configuration, kserve_args)
         place = entered()
         faults += wheels.add(configuration.settings, place.plugins if place else None)
-        for line in guarding.warnings(configuration):
+        for line in (*configuration.warnings, *guarding.warnings(configuration)):
             log.warning("%s", line)
         if faults:
             raise ConfigurationError(faults)

@@ -28,6 +28,7 @@ from oip_host.sources import (
     MODELS,
     Origin,
     Values,
+    absent,
     from_arguments,
     from_environment,
     from_properties,
@@ -291,7 +292,7 @@ def read(
     settings, wrong = validated(Settings, values)
     if settings is None:
         settings = Settings(**_valid_only(nested(values)))
-    warnings = tuple(_misspelt(environ))
+    warnings = (*_misspelt(environ), *absent())
     found = Configuration(settings, values, tuple(others), warnings, tuple(arguments))
     return found, [*faults, *wrong]
 

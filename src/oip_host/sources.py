@@ -7,10 +7,9 @@ values are text still, but for what a JSON object of model options holds.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ __all__ = [
     "MODELS",
     "Origin",
     "Values",
+    "absent",
     "flag",
     "from_arguments",
     "from_environment",
@@ -30,8 +30,6 @@ __all__ = [
     "nested",
     "property_files",
 ]
-
-log = logging.getLogger("oip_host")
 
 PROPERTIES = "oip.properties"
 MODELS = "oip_models"
@@ -160,6 +158,15 @@ def property_files() -> list[Path]:
     return list(_paths().values())
 
 
+def absent() -> Iterator[str]:
+    """A warning where directories are named, and none of them has the file."""
+    paths = property_files()
+    if not paths or not all(path.parent.is_dir() for path in paths):
+        return  # which is a fault
+    if not any(path.exists() for path in paths):
+        yield f"no {PROPERTIES} in {', '.join(str(path.parent) for path in paths)}"
+
+
 def _paths() -> dict[str, Path]:
     """The file of each of Krausening's variables that is set."""
     set_ = {name: os.environ[name] for name in _KRAUSENING if os.getenv(name)}
@@ -187,9 +194,6 @@ def _layered(paths: Mapping[str, Path]) -> tuple[Any, list[str]]:
                     found.load(file)
             except (OSError, ValueError) as error:
                 faults.append(f"{path} cannot be read: {error}")
-    if not faults and not any(path.exists() for path in paths.values()):
-        directories = ", ".join(str(path.parent) for path in paths.values())
-        log.warning("no %s in %s", PROPERTIES, directories)
     return found, faults
 
 
