@@ -76,6 +76,7 @@ async def test_a_task_that_holds_up_its_thread_does_not_hold_up_the_others() -> 
     for task in held:
         task.go.set()
     await until(lambda: all(task.ended.is_set() for task in held))
+    await until(lambda: pool._idle == len(pool))  # one that has ended is not yet free
     again = [Held() for _ in range(9)]
     for task in again:
         pool.start(task)
