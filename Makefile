@@ -11,7 +11,8 @@ HEAVY := plugins/oip-handler-alexnet
 PLUGINS := $(filter-out $(HEAVY),$(wildcard plugins/*))
 TORCH := 2.13.0
 HELM := 0.1.32
-SOURCES := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+CONTRACT := handler
+SOURCES := pyproject.toml constraints.txt $(CONTRACT)/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 
 # Without byte code every start compiles all of kserve anew.
 export UV_COMPILE_BYTECODE := 1
@@ -42,7 +43,8 @@ test-all: test $(VENV)/.all
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src tests bench
+	$(BIN)/lint-imports
+	$(BIN)/mypy src $(CONTRACT)/src tests bench
 	for plugin in $(PLUGINS); do $(BIN)/mypy $$plugin/src $$plugin/tests || exit 1; done
 
 ## test-oldest: the protocol and configuration tests on the oldest kserve that works
@@ -55,13 +57,13 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 
 $(VENV)/.serve: $(BIN)/uv $(SOURCES)
-	$(INSTALL) -e . $(PLUGINS:%=-e ./%)
-	$(BIN)/python -m compileall -q src plugins
+	$(INSTALL) -e ./$(CONTRACT) -e . $(PLUGINS:%=-e ./%)
+	$(BIN)/python -m compileall -q src $(CONTRACT) plugins
 	touch $@
 
 $(VENV)/.test: $(BIN)/uv $(SOURCES)
-	$(INSTALL) -e '.[test,otel]' $(PLUGINS:%=-e ./%)
-	$(BIN)/python -m compileall -q src plugins
+	$(INSTALL) -e ./$(CONTRACT) -e '.[test,otel]' $(PLUGINS:%=-e ./%)
+	$(BIN)/python -m compileall -q src $(CONTRACT) plugins
 	touch $@ $(VENV)/.serve
 
 # pip, which finds a build for this machine where uv takes the largest; and which takes
@@ -76,21 +78,21 @@ $(VENV)/.all: $(VENV)/.test
 
 $(VENV)/.oldest: $(BIN)/uv $(SOURCES)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python kserve==$(OLDEST_KSERVE) \
-	  -e '.[test]' $(PLUGINS:%=-e ./%)
-	$(BIN)/python -m compileall -q src plugins
+	  -e ./$(CONTRACT) -e '.[test]' $(PLUGINS:%=-e ./%)
+	$(BIN)/python -m compileall -q src $(CONTRACT) plugins
 	touch $@
 
 ## constraints: pin the newest versions that fit, for Python 3.10 to 3.13
 constraints: $(BIN)/uv
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	  --no-emit-package oip-host $(PLUGINS:plugins/%=--no-emit-package %) \
+	  --no-emit-package oip-host --no-emit-package oip-handler $(PLUGINS:plugins/%=--no-emit-package %) \
 	  requirements-dev.in --output-file constraints.txt
 
 ## proto: compile the gRPC messages
 proto: $(VENV)/.test
-	$(BIN)/python -m grpc_tools.protoc -I src/oip_host/edge --include_imports \
-	  --descriptor_set_out=src/oip_host/edge/oip.binpb oip.proto
+	$(BIN)/python -m grpc_tools.protoc -I src/oip_host/edge/grpc --include_imports \
+	  --descriptor_set_out=src/oip_host/edge/grpc/oip.binpb oip.proto
 
 ## image: build the container image; docs/container.md tells its variables
 image:
@@ -104,7 +106,7 @@ clean:
 	rm -rf $(VENV) $(VENV)-oldest .bench site
 
 $(VENV)/.bench: $(BIN)/uv $(SOURCES)
-	$(INSTALL) -e '.[bench]'
+	$(INSTALL) -e ./$(CONTRACT) -e '.[bench]'
 	$(BIN)/python -m compileall -q src
 	touch $@
 

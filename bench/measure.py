@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from oip_host.ray_head import MARK
+from oip_host.replicas.ray_head import MARK
 
 __all__ = [
     "busy_seconds",

@@ -37,13 +37,16 @@ PARTS = {
     "sockets, written by uvloop": ("Http.respond",),
     "the handler": ("oip_bench_handlers/",),
     "JSON and binary ↔ messages": (
-        "edge/rest_codec", "edge/large_json", "edge/checks", "oip_host/datatypes",
+        "edge/rest/codec", "edge/rest/large_json", "edge/common/field_checks",
+        "oip_handler/datatypes",
     ),
-    "protobuf ↔ messages": ("edge/grpc_codec", "edge/grpc_wire"),
-    "routes, limits, errors": ("oip_host/edge/", "oip_host/registry"),
-    "lanes: queue, threads, deadlines": ("oip_host/lanes", "oip_host/threads"),
-    "totals and log line": ("oip_host/statistics", "oip_host/observers"),
-    "checks of request and answer, messages": ("oip_host/", "pydantic/"),
+    "protobuf ↔ messages": ("edge/grpc/codec", "edge/grpc/wire"),
+    "routes, limits, errors": ("oip_host/edge/", "oip_host/models/registry"),
+    "lanes: queue, threads, deadlines": ("oip_host/lanes/",),
+    "totals and log line": ("telemetry/statistics", "host/hook_observer"),
+    "checks of request and answer, messages": (
+        "oip_host/", "oip_handler/", "pydantic/",
+    ),
     "uvicorn": ("uvicorn/",),
     "event loop: sockets read, callbacks; gRPC's core": (
         "asyncio/", "uvloop/", "grpc/",

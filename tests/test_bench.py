@@ -26,7 +26,7 @@ from bench.summary import Figure, compared
 from bench.tables import duration
 from bench.ways import Request, Subject, Way
 
-from oip_host.ray_head import MARK
+from oip_host.replicas.ray_head import MARK
 
 ROOT = Path(__file__).parent.parent
 ECHO = """

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oip_host.edge.grpc_messages import message
+from oip_host.edge.grpc.messages import message
 from support.process import Server, clean_environment, run
 from support.wire import ONE, infer_both, request, rpc
 

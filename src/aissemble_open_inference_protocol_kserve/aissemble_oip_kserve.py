@@ -1,5 +1,5 @@
 """The model class under its upstream import path."""
 
-from oip_host.model import AissembleOIPKServe
+from oip_host.model_server import AissembleOIPKServe
 
 __all__ = ["AissembleOIPKServe"]

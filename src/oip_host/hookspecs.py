@@ -72,7 +72,7 @@ class Inference:
     protocol: str
     """`rest`, `grpc` or `v1`."""
     outcome: str
-    """`ok`, or the name of the error class in `oip_host.errors`."""
+    """`ok`, or the name of the error class in `oip_handler.errors`."""
     queue_s: float
     handler_s: float
     total_s: float

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from oip_host.edge.grpc_messages import message
+from oip_host.edge.grpc.messages import message
 from support.process import Server
 from support.wire import rpc
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from oip_host.ray_head import MARK
+from oip_host.replicas.ray_head import MARK
 from support.process import clean_environment
 
 
@@ -80,7 +80,9 @@ class Ray(_Apart):
     """A cluster of one node on the loopback interface, as a host starts its own."""
 
     def __enter__(self) -> Ray:
-        self.address = self._start("-m", "oip_host.ray_head", self.directory, "16")
+        self.address = self._start(
+            "-m", "oip_host.replicas.ray_head", self.directory, "16"
+        )
         return self
 
 

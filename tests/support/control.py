@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from oip_host.edge.grpc_messages import message
+from oip_host.edge.grpc.messages import message
 from support.process import Server, wait_for
 from support.wire import Reply, rpc
 

@@ -35,7 +35,7 @@ from oip_host import (
     ModelMetadataResponse,
     ResponseOutput,
 )
-from oip_host.edge.grpc_messages import SERVICE, message
+from oip_host.edge.grpc.messages import SERVICE, message
 
 if TYPE_CHECKING:
     from support.process import Server

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from oip_host import manifest, plugins
+from oip_host.manifests import documents as manifest
+from oip_host.plugins import discovery as plugins
 
 
 def printed(*arguments: str) -> list[Any]:

@@ -35,7 +35,7 @@ class Modules(Echo):
     ) -> InferenceResponse:
         answer = super().infer(payload, model_name, model_version)
         names = [name for name in sys.modules if name.startswith("opentelemetry")]
-        known = "oip_host.tracing" in sys.modules
+        known = "oip_host.telemetry.tracing" in sys.modules
         told = {"modules": ",".join(names), "known": known}
         answer.parameters = Parameters.model_validate(told)
         return answer

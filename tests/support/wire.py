@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from oip_host.edge.grpc_messages import SERVICE, message
+from oip_host.edge.grpc.messages import SERVICE, message
 from support.process import Server
 
 CONTENTS = {

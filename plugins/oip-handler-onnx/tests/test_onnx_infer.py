@@ -13,9 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import parser
 
-from oip_handler_onnx import OnnxHandler
-from oip_handler_onnx.convert import answer, fed
-from oip_host import (
+from oip_handler import (
     DataplaneHandler,
     Datatype,
     HandlerFault,
@@ -26,6 +24,8 @@ from oip_host import (
     RequestOutput,
     ResponseOutput,
 )
+from oip_handler_onnx import OnnxHandler
+from oip_handler_onnx.convert import answer, fed
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17, "ai.onnx.ml" : 3]>'
 SUM_AND_PRODUCT = """g (float[N] a, float[N] b) => (float[N] total, float[N] product) {

@@ -15,14 +15,14 @@ import pytest
 from onnx import parser
 from pydantic import ValidationError
 
-from oip_handler_onnx import OnnxHandler
-from oip_host import (
+from oip_handler import (
     Datatype,
     InferenceRequest,
     MetadataTensor,
     ModelMetadataResponse,
     ModelNotReady,
 )
+from oip_handler_onnx import OnnxHandler
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17]>'
 NEGATE = "g (float[N, 2] x) => (float[N, 2] y) { y = Neg(x) }"

@@ -11,8 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import parser
 
-from oip_handler_onnx import OnnxHandler
-from oip_host import (
+from oip_handler import (
     DataplaneHandler,
     HandlerFault,
     InferenceRequest,
@@ -22,6 +21,7 @@ from oip_host import (
     RequestOutput,
     ResponseOutput,
 )
+from oip_handler_onnx import OnnxHandler
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17]>'
 ONE = np.ones(1, np.float32)

@@ -1,1 +1,1 @@
-"""The edge: bytes of REST and gRPC ↔ messages; the only package that knows servers."""
+"""From bytes on a socket to a request, and back."""

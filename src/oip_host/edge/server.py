@@ -15,23 +15,23 @@ from typing import Any
 
 import uvicorn
 
-from oip_host import logs
-from oip_host.auth import Gate
-from oip_host.edge.grpc import GrpcEdge
-from oip_host.edge.http import HttpServer, limited
-from oip_host.edge.kserve_app import Repository, kserve_app
-from oip_host.edge.probes import Probes
-from oip_host.edge.rest import RestEdge
-from oip_host.edge.shared import SharedState
-from oip_host.edge.state import ServerState
-from oip_host.edge.tls import Tls, tls
+from oip_host.auth.gate import Gate
+from oip_host.auth.setup import guard
+from oip_host.config.settings import Settings
+from oip_host.edge.grpc.service import GrpcEdge
+from oip_host.edge.kserve_app.app import Repository, kserve_app
+from oip_host.edge.rest.app import RestEdge
+from oip_host.edge.rest.probes import Probes
+from oip_host.edge.transport.http import HttpServer, limited
+from oip_host.edge.transport.tls import Tls, tls
 from oip_host.errors import ConfigurationError
-from oip_host.guarding import guard
-from oip_host.kserve_api import kserve, model_server
-from oip_host.place import Place
-from oip_host.ports import listener
-from oip_host.registry import Registry
-from oip_host.settings import Settings
+from oip_host.kserve.api import kserve, model_server
+from oip_host.models.registry import Registry
+from oip_host.models.server_state import ServerState
+from oip_host.telemetry import logs
+from oip_host.workers.identity import Place
+from oip_host.workers.ports import listener
+from oip_host.workers.shared_state import SharedState
 
 __all__ = ["ModelServer"]
 

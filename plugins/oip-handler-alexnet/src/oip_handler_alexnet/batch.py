@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oip_handler import Datatype, InferenceRequest, InvalidRequest, RequestInput
 from oip_handler_alexnet.images import SIZE, prepared
-from oip_host import Datatype, InferenceRequest, InvalidRequest, RequestInput
 
 __all__ = ["read"]
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self, override
 
-from oip_handler_alexnet import labels
-from oip_host import (
+from oip_handler import (
     Datatype,
     InferenceRequest,
     InferenceResponse,
@@ -23,6 +22,7 @@ from oip_host import (
     ResponseOutput,
     model_file,
 )
+from oip_handler_alexnet import labels
 
 if TYPE_CHECKING:
     from oip_handler_alexnet.classifier import Classifier

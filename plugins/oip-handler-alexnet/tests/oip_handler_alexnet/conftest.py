@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oip_host import (
+from oip_handler import (
     DataplaneHandler,
     Datatype,
     InferenceRequest,

@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("oip_handler_alexnet", reason="the plugin is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
+from oip_handler import Datatype, InferenceRequest, InvalidRequest, ResponseOutput
 from oip_handler_alexnet import AlexNetHandler
 from oip_handler_alexnet.labels import read
-from oip_host import Datatype, InferenceRequest, InvalidRequest, ResponseOutput
 
 Ask = Callable[..., dict[str, ResponseOutput]]
 Picture = Callable[..., bytes]

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 pytest.importorskip("oip_handler_alexnet", reason="the plugin is not installed")
 
+from oip_handler import ModelNotReady
 from oip_handler_alexnet import AlexNetHandler, labels
-from oip_host import ModelNotReady
 
 
 def test_importing_the_package_imports_no_model_library() -> None:

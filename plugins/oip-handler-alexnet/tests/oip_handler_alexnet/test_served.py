@@ -20,8 +20,8 @@ pytest.importorskip("tritonclient", reason="tritonclient is not installed")
 
 import tritonclient.http as triton  # type: ignore[import-untyped]  # has no types
 
-from oip_host.datatypes import from_raw, to_raw
-from oip_host.edge.grpc_messages import message
+from oip_handler.datatypes import from_raw, to_raw
+from oip_host.edge.grpc.messages import message
 from support.process import Server
 from support.wire import infer_rest, rpc, rpc_error
 

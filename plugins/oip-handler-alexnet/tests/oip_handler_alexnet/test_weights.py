@@ -17,10 +17,10 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 
+from oip_handler import ResponseOutput
 from oip_handler_alexnet import AlexNetHandler, weights
 from oip_handler_alexnet.classifier import find_device
 from oip_handler_alexnet.network import AlexNet
-from oip_host import ResponseOutput
 
 Ask = Callable[..., dict[str, ResponseOutput]]
 CPU = torch.device("cpu")

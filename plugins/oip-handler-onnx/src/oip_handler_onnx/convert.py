@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oip_host import (
+from oip_handler import (
     Datatype,
     HandlerFault,
     InvalidRequest,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
-from oip_handler_onnx.convert import answer
-from oip_host import (
+from oip_handler import (
     InferenceRequest,
     InferenceResponse,
     ModelHandler,
@@ -18,6 +17,7 @@ from oip_host import (
     ModelReadyResponse,
     model_file,
 )
+from oip_handler_onnx.convert import answer
 
 if TYPE_CHECKING:
     from oip_handler_onnx.session import Session

@@ -12,8 +12,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import
     InvalidArgument,
 )
 
+from oip_handler import HandlerFault, InvalidRequest
 from oip_handler_onnx.signature import Signature
-from oip_host import HandlerFault, InvalidRequest
 
 __all__ = ["Session", "session_options"]
 

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from oip_handler_onnx.convert import fed
-from oip_host import (
+from oip_handler import (
     Datatype,
     InvalidRequest,
     MetadataTensor,
     RequestInput,
     RequestOutput,
 )
+from oip_handler_onnx.convert import fed
 
 __all__ = ["Node", "Signature"]
 

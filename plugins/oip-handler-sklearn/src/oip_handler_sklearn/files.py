@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oip_host import model_file
+from oip_handler import model_file
 
 __all__ = ["SUFFIXES", "read_estimator"]
 

@@ -11,11 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import override
 
-from oip_handler_sklearn.deferred import deferred
-from oip_handler_sklearn.features import Features
-from oip_handler_sklearn.files import SUFFIXES, read_estimator
-from oip_handler_sklearn.outputs import Output, outputs_of, requested
-from oip_host import (
+from oip_handler import (
     InferenceRequest,
     InferenceResponse,
     ModelHandler,
@@ -23,6 +19,10 @@ from oip_host import (
     ModelNotReady,
     ModelPath,
 )
+from oip_handler_sklearn.deferred import deferred
+from oip_handler_sklearn.features import Features
+from oip_handler_sklearn.files import SUFFIXES, read_estimator
+from oip_handler_sklearn.outputs import Output, outputs_of, requested
 
 __all__ = ["EstimatorHandler", "IrisHandler", "SklearnHandler"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oip_host import (
+from oip_handler import (
     HandlerFault,
     InferenceRequest,
     InvalidRequest,

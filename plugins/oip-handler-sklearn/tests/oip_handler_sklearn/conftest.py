@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_iris  # type: ignore[import-untyped]
 from skops import io  # type: ignore[import-untyped]
 
-from oip_handler_sklearn import SklearnHandler
-from oip_host import (
+from oip_handler import (
     DataplaneHandler,
     InferenceRequest,
     ModelHandler,
@@ -22,6 +21,7 @@ from oip_host import (
     RequestOutput,
     ResponseOutput,
 )
+from oip_handler_sklearn import SklearnHandler
 
 Array = NDArray[Any]
 

@@ -21,8 +21,8 @@ from sklearn.preprocessing import (  # type: ignore[import-untyped]
     FunctionTransformer,
 )
 
+from oip_handler import ModelNotReady, ResponseOutput
 from oip_handler_sklearn import SklearnHandler
-from oip_host import ModelNotReady, ResponseOutput
 
 Serve = Callable[..., SklearnHandler]
 Ask = Callable[..., dict[str, ResponseOutput]]

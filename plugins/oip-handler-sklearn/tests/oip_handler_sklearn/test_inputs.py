@@ -23,8 +23,8 @@ from sklearn.model_selection import GridSearchCV  # type: ignore[import-untyped]
 from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import OneHotEncoder  # type: ignore[import-untyped]
 
+from oip_handler import InvalidRequest, ResponseOutput
 from oip_handler_sklearn import SklearnHandler
-from oip_host import InvalidRequest, ResponseOutput
 
 Serve = Callable[..., SklearnHandler]
 Ask = Callable[..., dict[str, ResponseOutput]]

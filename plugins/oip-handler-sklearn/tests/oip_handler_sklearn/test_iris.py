@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oip_handler import ResponseOutput
 from oip_handler_sklearn import IrisHandler, SklearnHandler
-from oip_host import ResponseOutput
 
 Ask = Callable[..., dict[str, ResponseOutput]]
 

@@ -29,8 +29,8 @@ from sklearn.preprocessing import (  # type: ignore[import-untyped]
 )
 from sklearn.svm import SVC  # type: ignore[import-untyped]
 
+from oip_handler import ResponseOutput
 from oip_handler_sklearn import SklearnHandler
-from oip_host import ResponseOutput
 
 Serve = Callable[..., SklearnHandler]
 Ask = Callable[..., dict[str, ResponseOutput]]

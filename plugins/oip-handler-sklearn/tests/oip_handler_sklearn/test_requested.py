@@ -15,9 +15,9 @@ from sklearn.naive_bayes import GaussianNB  # type: ignore[import-untyped]
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder  # type: ignore[import-untyped]
 from typing_extensions import override
 
+from oip_handler import HandlerFault, InvalidRequest, ResponseOutput
 from oip_handler_sklearn import SklearnHandler
 from oip_handler_sklearn.handlers import EstimatorHandler
-from oip_host import HandlerFault, InvalidRequest, ResponseOutput
 
 Serve = Callable[..., SklearnHandler]
 Ask = Callable[..., dict[str, ResponseOutput]]

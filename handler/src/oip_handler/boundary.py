@@ -1,0 +1,223 @@
+"""The boundary to a handler: what goes in, what comes out, and what it raises.
+
+Requests are checked on the way in and answers on the way out, whichever package their
+classes come from; exceptions are translated in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import NoneType
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from oip_handler.datatypes import Datatype, as_bytes
+from oip_handler.errors import (
+    CLIENTS_FAULT,
+    HandlerFault,
+    InvalidRequest,
+    NotSupported,
+    OIPError,
+)
+from oip_handler.messages import (
+    InferenceRequest,
+    InferenceResponse,
+    Parameters,
+    RequestOutput,
+    ResponseOutput,
+    as_dict,
+    trusted,
+)
+from oip_handler.tensors import TensorData, check
+
+__all__ = [
+    "Encode",
+    "Encoded",
+    "check_inputs",
+    "check_request",
+    "checked_response",
+    "element_total",
+    "translate",
+]
+
+T = TypeVar("T")
+Encode: TypeAlias = Callable[[InferenceRequest, InferenceResponse], T]
+"""Makes something of an answer to a request, as its bytes for a client."""
+
+
+class Encoded(Generic[T]):
+    """What was made of an answer, and its outputs."""
+
+    __slots__ = ("made", "outputs")
+
+    def __init__(self, outputs: Sequence[ResponseOutput], made: T) -> None:
+        self.outputs, self.made = outputs, made
+
+
+def check_inputs(request: InferenceRequest, metadata: Any) -> None:
+    """Hold a request's inputs against a model's metadata; raises InvalidRequest.
+
+    Every input of the metadata has to be there, and no other, of its datatype and
+    shape; a dimension of -1 fits any.
+    """
+    known = {tensor.name: tensor for tensor in metadata.inputs}
+    given = [tensor.name for tensor in request.inputs]
+    if sorted(given) != sorted(known):
+        raise InvalidRequest(
+            f"inputs: found {', '.join(given)}, expected {', '.join(known)}"
+        )
+    for tensor in request.inputs:
+        expected = known[tensor.name]
+        if tensor.datatype != expected.datatype:
+            datatype = getattr(expected.datatype, "value", expected.datatype)
+            raise InvalidRequest(
+                f"input '{tensor.name}': datatype {tensor.datatype.value}, "
+                f"expected {datatype}"
+            )
+        fits = len(tensor.shape) == len(expected.shape) and all(
+            want in (size, -1)
+            for size, want in zip(tensor.shape, expected.shape, strict=True)
+        )
+        if not fits:
+            raise InvalidRequest(
+                f"input '{tensor.name}': shape {tensor.shape}, "
+                f"expected {list(expected.shape)}"
+            )
+
+
+def checked_response(
+    request: InferenceRequest, answer: Any, model: str, version: str
+) -> InferenceResponse:
+    """A handler's answer as the host's own message, with the outputs asked for.
+
+    Its tensors fit their own shapes and datatypes; name, version and id are the
+    host's. Raises HandlerFault where the answer is wrong, InvalidRequest where the
+    request names an output that there is not.
+    """
+    try:
+        outputs = [_output(tensor) for tensor in answer.outputs]
+        parameters = _parameters(answer.parameters)
+        identity = answer.id if request.id is None else request.id
+        if not isinstance(identity, (str, NoneType)):
+            raise TypeError(f"id is a {type(identity).__name__}, expected a string")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise HandlerFault(
+            f"model '{model}' answered wrongly: {where}: {first['msg']}"
+        ) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise HandlerFault(f"model '{model}' answered wrongly: {error}") from error
+    if request.outputs:
+        outputs = _selected(outputs, request.outputs, model)
+    return trusted(
+        InferenceResponse,
+        {
+            "model_name": model,
+            "model_version": version,
+            "id": identity,
+            "parameters": parameters,
+            "outputs": outputs,
+        },
+    )
+
+
+def translate(error: Exception, model: str) -> OIPError:
+    """What a client is told of a handler's exception; the one place that decides it.
+
+    ValueError and TypeError are the client's fault, as upstream has it. Of anything
+    else the client learns nothing.
+    """
+    if isinstance(error, OIPError):
+        return error
+    if isinstance(error, CLIENTS_FAULT):
+        return InvalidRequest(str(error))
+    if isinstance(error, NotImplementedError):
+        return NotSupported(str(error) or f"model '{model}' does not implement this")
+    return HandlerFault(f"model '{model}' failed; the server's log has the reason")
+
+
+def check_request(request: InferenceRequest) -> None:
+    """Hold a request's tensors against their shapes; raises InvalidRequest."""
+    try:
+        request.validate_oip()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _output(tensor: Any) -> ResponseOutput:
+    """One output of a handler, of whichever package's class, held against itself."""
+    output = tensor if _is_ours(tensor) else _taken_over(tensor)
+    try:
+        check(output.data, output.shape, output.datatype)
+        if output.datatype is Datatype.BYTES:
+            output.data.array = as_bytes(output.data.elements(Datatype.BYTES))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"output '{output.name}': {error}") from error
+    return output
+
+
+def _is_ours(tensor: Any) -> bool:
+    """Whether an output is the host's own message, and nobody bent it since."""
+    return (
+        type(tensor) is ResponseOutput
+        and tensor.parameters is None
+        and type(tensor.data) is TensorData
+        and type(tensor.datatype) is Datatype
+        and type(tensor.name) is str
+        and type(tensor.shape) is list
+        and _INTEGERS.issuperset(map(type, tensor.shape))
+    )
+
+
+_INTEGERS = frozenset({int})
+
+
+def _taken_over(tensor: Any) -> ResponseOutput:
+    """Another package's output as the host's own message."""
+    data = getattr(tensor.data, "array", None)
+    if data is None:
+        data = getattr(tensor.data, "root", tensor.data)
+    return ResponseOutput(
+        name=tensor.name,
+        shape=tensor.shape,
+        datatype=getattr(tensor.datatype, "value", tensor.datatype),
+        parameters=_parameters(tensor.parameters),
+        data=TensorData(data),
+    )
+
+
+def _parameters(parameters: Any) -> Parameters | None:
+    """Parameters of an answer; ValueError for one that the protocol cannot carry."""
+    plain = as_dict(parameters)
+    for name, value in plain.items():
+        if not isinstance(value, (str, bool, int, float)):
+            raise ValueError(
+                f"parameter '{name}' is a {type(value).__name__}, "
+                "expected a string, a number or a boolean"
+            )
+    return Parameters.model_validate(plain) if plain else None
+
+
+def _selected(
+    outputs: list[ResponseOutput], wanted: list[RequestOutput], model: str
+) -> list[ResponseOutput]:
+    by_name = {output.name: output for output in outputs}
+    for want in wanted:
+        if want.name not in by_name:
+            raise InvalidRequest(
+                f"model '{model}' has no output '{want.name}', expected one of "
+                f"{', '.join(by_name) or 'none'}"
+            )
+    return [by_name[want.name] for want in wanted]
+
+
+def element_total(tensors: Iterable[Any]) -> int:
+    """The number of elements of all tensors that are arrays by now."""
+    total = 0
+    for tensor in tensors:
+        array = tensor.data.array
+        if array is not None:
+            total += array.size
+    return total

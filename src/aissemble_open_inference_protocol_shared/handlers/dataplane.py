@@ -1,5 +1,0 @@
-"""The in-process data plane under its upstream import path."""
-
-from oip_host.dataplane import DataplaneHandler
-
-__all__ = ["DataplaneHandler"]

@@ -1,0 +1,1 @@
+"""From text to options, with the source of each."""

@@ -1,0 +1,1 @@
+"""What the edges check and tell alike."""

@@ -1,0 +1,62 @@
+"""Asks each gRPC call who makes it, before its message is read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from oip_handler.errors import OIPError
+from oip_host.auth.gate import Gate
+from oip_host.edge.grpc import health as grpc_health
+from oip_host.edge.grpc.messages import SERVICE
+from oip_host.edge.transport.error_body import client_text
+from oip_host.telemetry import refusals
+
+__all__ = ["GrpcGate"]
+
+_OPEN = {
+    *(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady")),
+    *(f"/{grpc_health.SERVICE}/{name}" for name in ("Check", "Watch")),
+}
+"""What is answered to everybody, as by REST."""
+
+
+class GrpcGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it has no types
+    """Lets in who brings a token; the RPCs themselves check what that one may."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The handler of the call, or one that refuses it."""
+        sent = [
+            value if isinstance(value, str) else ""
+            for name, value in details.invocation_metadata or ()
+            if name == "authorization"
+        ]
+        method = details.method
+        is_open = method in _OPEN
+        try:
+            self._gate.enter(sent, is_open)
+            if not (is_open or method.startswith(f"/{SERVICE}/")):
+                self._gate.check(method)  # reflection, and what there is not
+        except OIPError as error:
+            refusals.count("grpc", error.kind)
+            return _refusal(error)
+        return await continuation(details)
+
+
+def _refusal(error: OIPError) -> Any:
+    """A handler that refuses a call: one of streams, for it reads no message first."""
+
+    async def refuse(_: Any, context: Any) -> None:
+        status = getattr(grpc.StatusCode, error.grpc_status)
+        await context.abort(status, client_text(error))
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

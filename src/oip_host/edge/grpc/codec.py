@@ -1,0 +1,258 @@
+"""V2 over gRPC: protobuf to messages, and messages to protobuf.
+
+Follows `inference_grpc.md`; the checks and their texts are those of `rest_codec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from oip_handler.datatypes import Array, from_list, from_raw, numpy_dtype, to_raw
+from oip_handler.errors import HandlerFault, InvalidRequest
+from oip_handler.messages import (
+    InferenceRequest,
+    InferenceResponse,
+    Parameters,
+    RequestInput,
+    RequestOutput,
+    ResponseOutput,
+    as_dict,
+    trusted,
+)
+from oip_handler.tensors import TensorData
+from oip_host.edge.common import field_checks as checks
+from oip_host.edge.grpc import wire as grpc_wire
+from oip_host.edge.grpc.messages import message
+
+__all__ = ["CONTENTS", "Received", "decode", "encode", "parse", "parse_message"]
+
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""The typed field of each datatype; FP16 and BF16 have none and travel raw only."""
+
+_Request = message("ModelInferRequest")
+_Response = message("ModelInferResponse")
+_Output = message("ModelInferResponse.InferOutputTensor")
+_OUTPUTS, _RAW = 5, 6  # fields of ModelInferResponse
+_CONTENTS = 5  # field of InferOutputTensor
+
+
+class Received(NamedTuple):
+    """A ModelInferRequest: protobuf's message, and the contents that are not in it."""
+
+    message: Any
+    raw: Sequence[bytes | memoryview]
+    """All of `raw_input_contents`."""
+    typed: Mapping[int, tuple[str, Array]]
+    """The elements of some inputs, by their number, with the name of the field."""
+
+
+def parse(data: bytes, least: int = grpc_wire.LEAST) -> Received:
+    """The ModelInferRequest in `data`; raises InvalidRequest.
+
+    From `least` bytes on, its contents are views on `data` where that is possible.
+    """
+    parts = grpc_wire.split(data, least)
+    if parts is None:
+        whole = parse_message(data, _Request)
+        return Received(whole, whole.raw_input_contents, {})
+    return Received(parse_message(parts.rest, _Request), parts.raw, parts.typed)
+
+
+def parse_message(data: bytes, kind: Any) -> Any:
+    """The protobuf message in `data`; raises InvalidRequest."""
+    try:
+        return kind.FromString(data)
+    except (DecodeError, UnicodeDecodeError):  # of protobuf in C, and in Python
+        name = kind.DESCRIPTOR.name
+        raise InvalidRequest(f"the message is no {name}") from None
+
+
+def decode(received: Received) -> InferenceRequest:
+    """The host's message for a protobuf request; raises InvalidRequest."""
+    wire, raw, typed = received
+    inputs = list(wire.inputs)
+    checks.some(inputs)
+    if raw and len(raw) != len(inputs):
+        raise InvalidRequest(
+            f"raw_input_contents: found {len(raw)}, expected {len(inputs)}, "
+            "one for each input"
+        )
+    tensors = [
+        _input(tensor, f"inputs[{i}]", raw[i] if raw else None, typed.get(i))
+        for i, tensor in enumerate(inputs)
+    ]
+    checks.unique([tensor.name for tensor in tensors], "inputs")
+    wanted = _wanted(wire.outputs) if wire.outputs else []
+    return trusted(
+        InferenceRequest,
+        {
+            "id": wire.id or None,
+            "parameters": _parameters(wire.parameters, ""),
+            "inputs": tensors,
+            "outputs": wanted,
+        },
+    )
+
+
+def _wanted(outputs: Any) -> list[RequestOutput]:
+    wanted = [
+        RequestOutput(
+            name=output.name,
+            parameters=_parameters(output.parameters, f"outputs[{i}]."),
+        )
+        for i, output in enumerate(outputs)
+    ]
+    checks.unique([output.name for output in wanted], "outputs")
+    return wanted
+
+
+def _input(
+    tensor: Any,
+    where: str,
+    raw: bytes | memoryview | None,
+    typed: tuple[str, Array] | None,
+) -> RequestInput:
+    name = tensor.name
+    shape = checks.dimensions(tensor.shape, where)
+    datatype = checks.datatype(tensor.datatype, where)
+    parameters = _parameters(tensor.parameters, f"{where}.")
+    given, elements = ([typed[0]], typed[1]) if typed else (_given(tensor), None)
+    try:
+        if raw is None:
+            array = _typed(tensor, given, elements)
+        elif given:
+            raise ValueError(f"has both {given[0]} and raw_input_contents")
+        else:
+            array = from_raw(raw, tensor.datatype)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"input '{name}': {error}") from None
+    return trusted(
+        RequestInput,
+        {
+            "name": name,
+            "shape": shape,
+            "datatype": datatype,
+            "parameters": parameters,
+            "data": TensorData(array),
+        },
+    )
+
+
+def _given(tensor: Any) -> list[str]:
+    """The fields of typed contents that have elements."""
+    if not tensor.HasField("contents"):
+        return []
+    return [field.name for field, _ in tensor.contents.ListFields()]
+
+
+def _typed(tensor: Any, given: list[str], elements: Array | None) -> Array:
+    """The elements of typed contents, read-only as raw ones are; BYTES as a list is."""
+    datatype = tensor.datatype
+    expected = CONTENTS.get(datatype)
+    if expected is None:
+        raise ValueError(f"{datatype} travels in raw_input_contents only")
+    wrong = [name for name in given if name != expected]
+    if wrong:
+        raise ValueError(f"has {wrong[0]}, expected {expected} for {datatype}")
+    if elements is None:
+        array = from_list(list(getattr(tensor.contents, expected)), datatype)
+    else:
+        array = elements.astype(numpy_dtype(datatype), copy=False)
+        if array.dtype != elements.dtype and not np.array_equal(array, elements):
+            array = from_list(elements.tolist(), datatype)  # which tells the element
+    if datatype != "BYTES":
+        array.flags.writeable = False
+    return array
+
+
+def _parameters(parameters: Mapping[str, Any], where: str) -> Parameters | None:
+    if not parameters:
+        return None
+    plain = {}
+    for name, value in parameters.items():
+        choice = value.WhichOneof("parameter_choice")
+        plain[name] = getattr(value, choice) if choice else None
+    return checks.parameters(plain, where)
+
+
+def encode(received: Received, response: InferenceResponse) -> bytes:
+    """The protobuf answer: raw contents to a raw request, typed ones to a typed one.
+
+    An FP16 or BF16 output makes the whole answer raw. Raises HandlerFault for a
+    parameter that the protocol cannot carry.
+    """
+    tensors = response.outputs
+    raw = bool(received.raw) or not CONTENTS.keys() >= {
+        tensor.datatype.value for tensor in tensors
+    }
+    wire = _Response(
+        model_name=response.model_name,
+        model_version=response.model_version or "",
+        id=response.id or "",
+    )
+    _set_parameters(wire.parameters, response.parameters)
+    if raw:
+        for tensor in tensors:
+            _describe(wire.outputs.add(), tensor)
+        last = [grpc_wire.field(_RAW, to_raw(each.as_numpy())) for each in tensors]
+    else:
+        last = [grpc_wire.field(_OUTPUTS, *_typed_output(each)) for each in tensors]
+    return b"".join([wire.SerializeToString(), *chain.from_iterable(last)])
+
+
+def _describe(output: Any, tensor: ResponseOutput) -> None:
+    """Fill in an output without its contents."""
+    output.name = tensor.name
+    output.datatype = tensor.datatype.value
+    output.shape.extend(tensor.shape)
+    _set_parameters(output.parameters, tensor.parameters)
+
+
+def _typed_output(tensor: ResponseOutput) -> list[bytes | memoryview]:
+    """The pieces of an output with typed contents."""
+    wire = _Output()
+    _describe(wire, tensor)
+    array, name = tensor.as_numpy(), CONTENTS[tensor.datatype.value]
+    contents = grpc_wire.packed(array, name)
+    if contents:
+        return [wire.SerializeToString(), *grpc_wire.field(_CONTENTS, *contents)]
+    getattr(wire.contents, name).extend(array.ravel().tolist())
+    return [wire.SerializeToString()]
+
+
+def _set_parameters(target: Any, parameters: Parameters | None) -> None:
+    if parameters is None:
+        return
+    for name, value in as_dict(parameters).items():
+        if isinstance(value, bool):
+            target[name].bool_param = value
+        elif isinstance(value, int) and -(2**63) <= value < 2**63:
+            target[name].int64_param = value
+        elif isinstance(value, int) and 0 <= value < 2**64:
+            target[name].uint64_param = value
+        elif isinstance(value, float):
+            target[name].double_param = value
+        elif isinstance(value, str):
+            target[name].string_param = value
+        else:
+            raise HandlerFault(
+                f"parameter '{name}' is a {type(value).__name__}, which gRPC has not"
+            )

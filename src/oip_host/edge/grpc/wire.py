@@ -1,0 +1,226 @@
+"""Large tensor contents, read straight off protobuf's wire and written straight to it.
+
+Protobuf copies `bytes` and makes a Python list of every number. Here a request is split
+into its bulky contents, which become arrays on the request's own memory, and the rest,
+which protobuf parses and validates as it does any message. What stands on the wire in
+another form than encoders write it is left to protobuf altogether, so nothing is taken
+that it would refuse, or otherwise. See "Message Structure" in protobuf's `encoding.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from oip_handler.datatypes import Array, from_raw, to_raw
+
+__all__ = ["LEAST", "Split", "field", "packed", "split"]
+
+LEAST = 2048
+"""Bytes of a message, and of an input, from which on splitting it is the faster way."""
+_DTYPES = {
+    "bool_contents": np.dtype(np.bool_),
+    "int_contents": np.dtype("<i4"),
+    "int64_contents": np.dtype("<i8"),
+    "uint_contents": np.dtype("<u4"),
+    "uint64_contents": np.dtype("<u8"),
+    "fp32_contents": np.dtype("<f4"),
+    "fp64_contents": np.dtype("<f8"),
+}
+"""The numbers of InferTensorContents, in the order of their fields from 1 on."""
+
+_FIXED = {"fp32_contents": "FP32", "fp64_contents": "FP64"}
+_VARINT, _SIZED = 0, 2  # wire types
+_WIDTHS = {1: 8, 5: 4}  # the other ones' bytes; 3 and 4 are groups
+_NUMBERS = {name: number for number, name in enumerate(_DTYPES, 1)}
+_NAMES = {number << 3 | _SIZED: name for name, number in _NUMBERS.items()}
+_INPUT, _RAW = 5 << 3 | _SIZED, 7 << 3 | _SIZED  # of ModelInferRequest
+_CONTENTS = 5 << 3 | _SIZED  # of InferInputTensor
+_MOST_FIELDS = 128
+"""Of one message; more are protobuf's, so that no request keeps the loops busy."""
+_FEW, _FEW_INTEGERS = 16, 1024
+"""Elements up to which protobuf itself writes faster."""
+
+
+class Split(NamedTuple):
+    """A request in two: the message without its bulky contents, and these."""
+
+    rest: bytes
+    raw: list[memoryview]
+    """All of `raw_input_contents`."""
+    typed: dict[int, tuple[str, Array]]
+    """By the number of its input: the name of the field, and its elements."""
+
+
+class _UnusualError(Exception):
+    """The bytes are not as encoders write them, or no message at all."""
+
+
+def split(data: bytes, least: int = LEAST) -> Split | None:
+    """The contents of a ModelInferRequest and its rest; None for protobuf to do all.
+
+    The arrays and views are read-only and have the memory of `data`, but for integers,
+    and for floats that are not aligned there. `least` is the size in bytes from which
+    on a message and an input are worth it.
+    """
+    if len(data) < least:
+        return None
+    try:
+        parts = _split(data, least)
+    except (_UnusualError, IndexError):
+        return None
+    return parts if parts.raw or parts.typed else None
+
+
+def _split(data: bytes, least: int) -> Split:
+    view = memoryview(data)
+    pieces: list[bytes | memoryview] = []
+    raw: list[memoryview] = []
+    typed: dict[int, tuple[str, Array]] = {}
+    inputs = 0
+    for tag, start, value, end in _fields(data, 0, len(data)):
+        if tag == _RAW:
+            raw.append(view[value:end])
+            continue
+        kept: list[bytes | memoryview] = [view[start:end]]
+        if tag == _INPUT:
+            found = _contents(view, value, end) if end - value >= least else None
+            if found:
+                before, after, typed[inputs] = found
+                kept = field(5, view[value:before], view[after:end])
+            inputs += 1
+        pieces += kept
+    return Split(b"".join(pieces), raw, typed)
+
+
+def _contents(
+    view: memoryview, at: int, end: int
+) -> tuple[int, int, tuple[str, Array]] | None:
+    """Where an input's contents begin and end, their field's name and its elements.
+
+    None where they are absent, in several pieces, of several fields, or not packed.
+    """
+    spans = [span for span in _fields(view, at, end) if span[0] == _CONTENTS]
+    if len(spans) != 1:
+        return None
+    _, before, value, after = spans[0]
+    tag, _, value, last = next(_fields(view, value, after), (0, 0, 0, 0))
+    if tag not in _NAMES or last != after:
+        return None
+    elements = _elements(view[value:last], _NAMES[tag])
+    return None if elements is None else (before, after, (_NAMES[tag], elements))
+
+
+def _fields(
+    data: bytes | memoryview, at: int, end: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """The fields in a stretch of bytes: tag, start, start of the value, and end.
+
+    Raises _UnusualError or IndexError where it does not end with a field, and for a
+    group, a field above 15 or an overlong integer, which protobuf may still know.
+    """
+    for _ in range(_MOST_FIELDS):
+        if at == end:
+            return
+        tag = data[at]
+        kind, size, value = tag & 7, 0, at + 1
+        if kind == _SIZED:
+            size, value = _varint(data, value)
+        elif kind == _VARINT:
+            _, value = _varint(data, value)
+        elif kind in _WIDTHS:
+            size = _WIDTHS[kind]
+        else:
+            raise _UnusualError
+        start, at = at, value + size
+        if tag >= 0x80 or at > end:
+            raise _UnusualError
+        yield tag, start, value, at
+    raise _UnusualError
+
+
+def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """The integer of up to 5 bytes that begins there, and where it ends."""
+    number = 0
+    for i in range(5):
+        octet = data[at + i]
+        number |= (octet & 0x7F) << 7 * i
+        if octet < 0x80:
+            return number, at + i + 1
+    raise _UnusualError
+
+
+def _elements(payload: memoryview, name: str) -> Array | None:
+    """The elements of a packed field; None where there are none, or no whole ones."""
+    dtype = _DTYPES[name]
+    if not payload:
+        return None
+    if name in _FIXED:
+        whole = len(payload) % dtype.itemsize == 0
+        return from_raw(payload, _FIXED[name]) if whole else None
+    octets = np.frombuffer(payload, np.uint8)
+    values = octets if octets.max() < 0x80 else _varints(octets)
+    return None if values is None else values.astype(dtype)
+
+
+def _varints(octets: Array) -> Array | None:
+    """The integers that end with each octet below 0x80, of 10 octets at most."""
+    ends = np.flatnonzero(octets < 0x80)
+    if not ends.size or ends[-1] != octets.size - 1:
+        return None
+    lengths = np.diff(ends, prepend=-1)
+    longest = int(lengths.max())
+    if longest > 10:
+        return None
+    starts = ends - lengths + 1
+    lengths = lengths.astype(np.uint8)
+    values = (octets[starts] & 0x7F).astype(np.uint64)
+    for i in range(1, longest):
+        groups = (octets.take(starts + i, mode="clip") & 0x7F) * (lengths > i)
+        values |= groups.astype(np.uint64) << np.uint64(7 * i)
+    return values
+
+
+def field(number: int, *value: bytes | memoryview) -> list[bytes | memoryview]:
+    """The pieces of a field of bytes, or of a message, from those of its value."""
+    head, size = [number << 3 | _SIZED], sum(map(len, value))
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return [bytes(head), *value]
+
+
+def packed(array: Array, name: str) -> list[bytes | memoryview]:
+    """The pieces of a field of InferTensorContents with the elements of an array.
+
+    There are none where protobuf is to write it: few elements, or bytes.
+    """
+    number = _NUMBERS.get(name)
+    if number is None or array.size <= (_FEW if name in _FIXED else _FEW_INTEGERS):
+        return []
+    if name in _FIXED:
+        return field(number, to_raw(array))
+    return field(number, _octets(array.reshape(-1)).data)
+
+
+def _octets(array: Array) -> Array:
+    """The varints of booleans or integers, one after the other."""
+    if array.dtype.kind == "b":
+        truth: Array = array.view(np.uint8) != 0  # a handler's may have other bits
+        return truth.view(np.uint8)
+    if array.max() < 0x80 and array.min() >= 0:
+        return array.astype(np.uint8)
+    values = array.astype(np.int64).view(np.uint64)
+    longest = -(-int(values.max()).bit_length() // 7)
+    octets = np.empty((longest, values.size), np.uint8)
+    wanted = np.empty((longest, values.size), np.bool_)
+    for i in range(longest):  # from the lowest 7 bits to the highest
+        octets[i], wanted[i] = values & np.uint64(0x7F), values
+        values = values >> np.uint64(7)
+    wanted[0] = True
+    octets[:-1] |= wanted[1:].view(np.uint8) << 7  # another octet follows
+    flat: Array = np.compress(wanted.T.reshape(-1), octets.T)
+    return flat

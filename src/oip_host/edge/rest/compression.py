@@ -1,0 +1,81 @@
+"""Content-Encoding of HTTP bodies: gzip and deflate, bounded in what they expand to."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from oip_handler.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
+
+__all__ = ["MINIMUM", "accepted", "compress", "decompress"]
+
+MINIMUM = 1024
+"""Bytes below which compressing an answer is not worth it."""
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_LEVEL = 1
+_BLOCK = 1 << 18
+"""Bytes of a body that are expanded at once."""
+_MEMBERS = 10_000
+"""The most members of a gzip body (RFC 1952); each takes time, also an empty one."""
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body as it was before compression.
+
+    Raises UnsupportedEncoding, InvalidRequest for a body that is not what it says, and
+    PayloadTooLarge where it expands to more than `limit` bytes.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in _WINDOWS:
+        raise UnsupportedEncoding(
+            f"Content-Encoding: found {encoding!r}, expected gzip or deflate"
+        )
+    try:
+        parts = list(_parts(body, name, limit))
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is no valid {name}: {error}") from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _parts(body: bytes, name: str, limit: int) -> Iterator[bytes]:
+    """What a body expands to.
+
+    zlib copies what stands behind a member: that it is no more than a block keeps many
+    small members from taking a time that grows with their square.
+    """
+    rest, left = memoryview(body), limit
+    for _ in range(_MEMBERS if name == "gzip" else 1):
+        reader = zlib.decompressobj(_WINDOWS[name])
+        while rest and not reader.eof:
+            block = rest[:_BLOCK]
+            part = reader.decompress(block, left + 1)
+            left -= len(part)
+            if left < 0:
+                raise PayloadTooLarge(
+                    f"the body expands to more than {limit} bytes, "
+                    "which is max_body_bytes"
+                )
+            yield part
+            rest = rest[len(block) - len(reader.unused_data) :]
+        if not reader.eof:
+            raise zlib.error("it is cut short")
+        if not rest:
+            return
+    raise zlib.error("it is too long")
+
+
+def accepted(header: str) -> str | None:
+    """The first encoding of an Accept-Encoding header that the host can write."""
+    for item in header.lower().replace(" ", "").split(","):
+        name, _, weight = item.partition(";q=")
+        if name in _WINDOWS and (not weight or weight.strip("0.")):  # "0.00" is none
+            return name
+    return None
+
+
+def compress(body: bytes, encoding: str) -> bytes:
+    """The body in an encoding that `accepted` gave."""
+    writer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOWS[encoding])
+    return writer.compress(body) + writer.flush()

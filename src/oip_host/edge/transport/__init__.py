@@ -1,0 +1,1 @@
+"""Sockets to requests: HTTP, TLS and limits; knows no model."""

@@ -1,0 +1,1 @@
+"""Assembling the host, and the life of its process."""

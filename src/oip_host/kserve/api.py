@@ -1,0 +1,118 @@
+"""KServe, imported in this one place, with this program's arguments out of its sight.
+
+`kserve.model_server` parses `sys.argv` when it is imported, and accepts abbreviations:
+`--model x` of any program would set its `model_name`. Here it sees no arguments, and
+those meant for it are given to its own parser later, by name. Every other module takes
+what it needs of KServe from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NoReturn
+
+from oip_host.config.settings import Settings
+from oip_host.config.sources import flag
+from oip_host.errors import ConfigurationError, nearest
+
+
+class _Later(ModuleType):
+    """Stands for a module that KServe imports and a server seldom needs.
+
+    While KServe is imported its names are empty classes, enough for annotations; later
+    they are those of the real module, imported when the first is asked for.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            return type(name, (), {})
+        return getattr(import_module(self.__name__), name)
+
+
+# Together they are half of the time and of the memory that `import kserve` takes.
+_LATER = [
+    _Later(name)
+    for name in ("kserve.api.kserve_client", "pandas")
+    if name not in sys.modules
+]
+_argv, sys.argv = sys.argv, sys.argv[:1]
+sys.modules.update({module.__name__: module for module in _LATER})
+try:
+    import kserve
+    import kserve.errors
+    from kserve import model_server
+    from kserve.logging import KSERVE_LOG_CONFIG
+    from kserve.metrics import PREDICT_HIST_TIME
+    from kserve.protocol.infer_type import (
+        InferInput,
+        InferOutput,
+        InferRequest,
+        InferResponse,
+        RequestedOutput,
+    )
+    from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
+    from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
+finally:
+    sys.argv = _argv
+    for _module in _LATER:
+        if sys.modules.get(_module.__name__) is _module:
+            del sys.modules[_module.__name__]
+
+
+def _client(name: str) -> Any:
+    """`kserve.KServeClient` when it is asked for; PEP 562 for a module not ours."""
+    if name != "KServeClient":
+        raise AttributeError(f"module 'kserve' has no attribute {name!r}")
+    kserve.KServeClient = import_module("kserve.api.kserve_client").KServeClient
+    return kserve.KServeClient
+
+
+if any(module.__name__ == "kserve.api.kserve_client" for module in _LATER):
+    del kserve.KServeClient
+    kserve.__getattr__ = _client
+
+__all__ = [
+    "KSERVE_LOG_CONFIG",
+    "PREDICT_HIST_TIME",
+    "InferInput",
+    "InferOutput",
+    "InferRequest",
+    "InferResponse",
+    "RequestedOutput",
+    "kserve",
+    "model_server",
+    "register_v1_endpoints",
+    "register_v2_endpoints",
+    "server_arguments",
+]
+
+
+class _Parser(argparse.ArgumentParser):
+    """KServe's arguments, without abbreviations, and with faults raised."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError([message])
+
+
+def server_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """KServe's own arguments, in effect from now on, and the faults of the others.
+
+    An argument that KServe does not know either is a fault to the host's own command,
+    and to nobody in a program with arguments of its own.
+    """
+    parser = _Parser(parents=[model_server.parser], add_help=False, allow_abbrev=False)
+    try:
+        namespace, unknown = parser.parse_known_args(list(arguments))
+    except ConfigurationError as error:
+        return parser.parse_args([]), list(error.faults)
+    model_server.args = namespace
+    known = [name for action in parser._actions for name in action.option_strings]
+    known += [flag(name) for name in Settings.model_fields]
+    return namespace, [
+        f"unknown argument {name!r}{nearest(name.partition('=')[0], known)}"
+        for name in unknown
+    ]

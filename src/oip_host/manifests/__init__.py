@@ -1,0 +1,1 @@
+"""Kubernetes documents for a configured host."""

@@ -1,0 +1,1 @@
+"""One model's life and work, and all models together."""

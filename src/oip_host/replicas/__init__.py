@@ -1,0 +1,1 @@
+"""A model in replicas of Ray Serve."""

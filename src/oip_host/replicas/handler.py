@@ -1,0 +1,268 @@
+"""A handler whose calls are answered by replicas in Ray Serve.
+
+To its model it is a handler like any other, with `async def` methods; what it asks is
+answered by a `Replica`. Batches, checks, limits and statistics stay in the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+import secrets
+import time
+from dataclasses import replace
+from typing import Any
+
+from oip_handler.errors import HandlerFault, ModelNotReady
+from oip_handler.messages import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadataResponse,
+    ModelReadyResponse,
+)
+from oip_host.config.model_options import ModelOptions
+from oip_host.replicas.cluster import Cluster
+from oip_host.replicas.replica import Blueprint, Described, Failure, NotLoaded, Replica
+from oip_host.telemetry.context import REQUEST_ID, current
+
+__all__ = ["Replicated", "deployment_options"]
+
+log = logging.getLogger("oip_host")
+
+ASKED_EVERY_S = 0.1
+"""Seconds between two looks at replicas that start."""
+SAID_EVERY_S = 30.0
+"""Seconds between two lines of the log on replicas that do not start."""
+TELLS_S = 0.8
+"""Seconds in which Ray tells how replicas are; a probe has little more."""
+TRIES = 3
+"""How often an idempotent handler is asked where replicas die."""
+AGAIN_S = 0.1
+"""Seconds until it is asked again."""
+ON_THE_WAY = 3
+"""Requests of a replica beyond those that it runs, so that it is never without one."""
+ASYNC_REQUESTS = 100
+"""Requests at once of a replica whose handler is async and says nothing itself."""
+
+
+def deployment_options(handler: Any, options: ModelOptions) -> dict[str, Any]:
+    """What Ray Serve's `Deployment.options` takes, for the options of a model."""
+    chosen: dict[str, Any] = {
+        "max_ongoing_requests": options.max_ongoing_requests
+        or _runs(handler, options) + ON_THE_WAY,
+        "max_constructor_retry_count": 1,
+        "health_check_period_s": 1,
+        "graceful_shutdown_wait_loop_s": 0.1,
+    }
+    if options.autoscaling is None:
+        chosen["num_replicas"] = options.replicas
+    else:
+        chosen["autoscaling_config"] = {
+            "min_replicas": options.autoscaling.min,
+            "max_replicas": options.autoscaling.max,
+            "target_ongoing_requests": options.autoscaling.target,
+            "upscale_delay_s": options.autoscaling.upscale_delay_s,
+            "downscale_delay_s": options.autoscaling.downscale_delay_s,
+        }
+    environment = dict(options.runtime_env)
+    if options.py_executable is not None:
+        environment["py_executable"] = options.py_executable
+    actor = {
+        "num_cpus": options.num_cpus,
+        "num_gpus": options.num_gpus,
+        "resources": options.resources,
+        "runtime_env": environment,
+    }
+    chosen["ray_actor_options"] = {
+        k: v for k, v in actor.items() if v not in (None, {})
+    }
+    return chosen
+
+
+def _runs(handler: Any, options: ModelOptions) -> int:
+    """How many requests a replica runs at once, as far as the host knows."""
+    asked = options.max_concurrency or getattr(handler, "max_concurrency", None)
+    method = getattr(handler, "infer", None)
+    return asked or (ASYNC_REQUESTS if inspect.iscoroutinefunction(method) else 1)
+
+
+class Replicated:
+    """Has replicas made of a blueprint, and asks them."""
+
+    elsewhere = True
+    """It is asked whether it is ready beside its other calls, not between them."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        blueprint: Blueprint,
+        options: dict[str, Any],
+        *,
+        most_replicas: int,
+        idempotent: bool | None = None,
+        deployment: Any = None,
+    ) -> None:
+        self._cluster = cluster
+        self._blueprint = blueprint
+        self._options = options
+        self._replica = Replica if deployment is None else deployment
+        self._idempotent = idempotent
+        self.max_concurrency = most_replicas * options["max_ongoing_requests"]
+        # Ray takes no `#`; and a reload makes the new replicas beside the old ones
+        name = re.sub(r"[^\w.-]", "_", f"{blueprint.model}-{blueprint.version}")
+        self._name = f"{name}-{secrets.token_hex(4)}"
+        self._handle: Any = None
+        self._methods: dict[str, Any] = {}
+        self._known: Described | None = None
+
+    async def model_load(self, model_name: str) -> bool:
+        """Have the replicas made, and wait for them; raises ModelNotReady."""
+        blueprint = replace(self._blueprint, otel=self._cluster.otel)
+        try:
+            self._handle = await self._cluster.deploy(
+                self._name, self._replica, self._options, blueprint
+            )
+            await self._running()
+            known = await self._answer("describe")
+        except BaseException:
+            await asyncio.shield(self._cluster.delete(self._name))
+            raise
+        self._known = known
+        self.check_metadata = known.check_metadata
+        if self._idempotent is None:
+            self._idempotent = known.idempotent
+        if known.takes_v1:
+            self.predict_v1 = self._predict_v1
+        return True
+
+    async def _running(self) -> None:
+        """Wait until all the replicas run that there are to be now."""
+        said_at = time.monotonic()
+        while True:
+            state = await self._cluster.state(self._name)
+            if state.status == "RUNNING":
+                return
+            if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise ModelNotReady(_reason(state.message))
+            if time.monotonic() > said_at + SAID_EVERY_S:
+                said_at = time.monotonic()
+                log.warning(
+                    "the replicas of model '%s' do not start yet: %s",
+                    self._blueprint.model, state.message.strip(),
+                )  # fmt: skip
+            await asyncio.sleep(ASKED_EVERY_S)  # Ray tells nobody
+
+    async def model_unload(self, model_name: str) -> None:
+        """Have the replicas unload the handler and end."""
+        await self._handle.shutdown_async()
+        await self._cluster.delete(self._name)
+
+    async def model_ready(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelReadyResponse:
+        """Whether a replica runs, and whatever the handler says itself."""
+        assert self._known is not None
+        try:
+            state = await asyncio.wait_for(self._cluster.state(self._name), TELLS_S)
+        except Exception:  # whatever Ray raises where it is in trouble
+            raise ModelNotReady("Ray does not tell of its replicas") from None
+        if not state.running:
+            raise ModelNotReady("none of its replicas runs")
+        ready = not self._known.probes or await self._answer("ready")
+        return ModelReadyResponse(name=model_name, ready=ready)
+
+    async def model_metadata(
+        self, model_name: str, model_version: str | None = None
+    ) -> ModelMetadataResponse:
+        """What the handler told when it was loaded."""
+        assert self._known is not None
+        if isinstance(self._known.metadata, Failure):
+            raise self._known.metadata.error()
+        return self._known.metadata
+
+    async def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        """The answer of a replica; raises OIPError."""
+        context = current.get()
+        headers = {}
+        if context is not None:
+            headers[REQUEST_ID] = context.id
+            if context.span is not None:
+                context.span.inject(headers)
+        answer: InferenceResponse = await self._answer("infer", payload, headers)
+        return answer
+
+    async def _predict_v1(self, body: Any, headers: dict[str, str], verb: Any) -> Any:
+        context = current.get()
+        if context is not None and context.span is not None:
+            headers = dict(headers)  # the client's, with its own span in them
+            context.span.inject(headers)
+        return await self._answer("predict_v1", body, headers, verb)
+
+    async def _answer(self, method: str, *args: Any) -> Any:
+        """What a replica answers; asked again where one dies and that is allowed."""
+        for left in reversed(range(TRIES if self._idempotent else 1)):
+            try:
+                answer = await self._asked(method, *args)
+            except _Died:
+                if not left:
+                    raise ModelNotReady(
+                        f"a replica of model '{self._blueprint.model}' died while it "
+                        "answered; ask again"
+                    ) from None
+                await asyncio.sleep(AGAIN_S)
+            else:
+                if isinstance(answer, Failure):
+                    raise answer.error()
+                return answer
+        raise AssertionError("the last try answers or raises")
+
+    async def _asked(self, method: str, *args: Any) -> Any:
+        from ray import exceptions
+        from ray.serve import exceptions as serve_exceptions
+
+        response = self._method(method).remote(*args)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except exceptions.RayTaskError as error:  # it has a traceback in its text
+            log.error(
+                "a replica of model '%s' failed", self._blueprint.model, exc_info=error
+            )
+            raise HandlerFault(
+                f"model '{self._blueprint.model}' failed; the server's log has the "
+                "reason"
+            ) from None
+        except (exceptions.RayError, serve_exceptions.RayServeException) as error:
+            log.warning(
+                "a replica of model '%s' died: %s",
+                self._blueprint.model, type(error).__name__,
+            )  # fmt: skip
+            raise _Died from None
+
+    def _method(self, name: str) -> Any:
+        """The handle of a method, which Ray makes with metrics of its own."""
+        if name not in self._methods:
+            self._methods[name] = getattr(self._handle, name)
+        return self._methods[name]
+
+
+class _Died(Exception):
+    """The replica that was asked is no more."""
+
+
+def _reason(message: str) -> str:
+    """Why replicas do not start: the handler's reason, else the end of Ray's text."""
+    known = NotLoaded.reason(message)
+    if known is not None:
+        return known
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return f"its replicas do not start: {lines[-1] if lines else 'Ray says nothing'}"

@@ -1,0 +1,244 @@
+"""What runs in a replica: one model with its handler, and how it answers the host.
+
+Ray Serve makes a `Replica` from a `Blueprint` in each replica's process. Its model is
+the host's own `Model`, so a handler meets the same lanes, checks and
+errors in a replica as in the host. Nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pkgutil import resolve_name
+from sysconfig import get_path
+from typing import Any
+
+from oip_handler import errors
+from oip_handler.errors import HandlerFault, OIPError
+from oip_handler.messages import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadataResponse,
+    ResponseOutput,
+    trusted,
+)
+from oip_handler.tensors import TensorData
+from oip_host.config import model_options as options
+from oip_host.config.model_options import ModelOptions
+from oip_host.config.sources import Values
+from oip_host.models.construction import constructed
+from oip_host.models.model import Model, has_own_probe
+from oip_host.telemetry import otel as exporting
+from oip_host.telemetry.context import RequestContext
+
+__all__ = [
+    "Blueprint",
+    "Described",
+    "Failure",
+    "Given",
+    "NotLoaded",
+    "Replica",
+    "local_path",
+]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a handler that only replicas know makes its `Settings` of."""
+
+    values: Values
+    model_dir: str | None
+
+
+class _Importable(tuple[str, ...]):
+    """Directories that are on `sys.path` when what comes after them is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _importable, (tuple(self),)
+
+
+def _importable(path: tuple[str, ...]) -> tuple[str, ...]:
+    sys.path += [entry for entry in path if entry not in sys.path]
+    return path
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that a replica has to know, as the host sends it."""
+
+    model: str
+    version: str
+    handler: Any
+    """A class or factory, or `package.module:Name` that only replicas can import."""
+    target: str
+    """Where the handler is, as messages name it."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    given: Given | None = None
+    """The handler's settings as they were given, where replicas make them."""
+    max_concurrency: int | None = None
+    path: Sequence[str] = ()
+    """Directories of the host's `sys.path` that are of no environment."""
+    otel: Mapping[str, str] | None = None
+    """The variables of OpenTelemetry of a host that traces; None: it does not."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, the path first: without it the handler is not unpickled."""
+        rest = {name: v for name, v in vars(self).items() if name != "path"}
+        return {"path": _Importable(self.path), **rest}
+
+    def make(self) -> Any:
+        """The handler; raises HandlerFault, and what its import raises."""
+        handler, arguments = self.handler, self.arguments
+        if isinstance(handler, str):
+            handler = resolve_name(handler)
+        if self.given is not None:
+            key, directory = (self.model, self.version), self.given.model_dir
+            values = options.located(handler, key, self.given.values, directory)
+            made, faults = options.handler_settings(handler, key, values, directory)
+            if faults:
+                raise HandlerFault("; ".join(faults))
+            arguments = {"settings": made} if made is not None else {}
+        return constructed(handler, self.model, self.target, arguments)
+
+
+def local_path() -> list[str]:
+    """The directories of `sys.path` that are of no environment, as of code at work."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    libraries = tuple(os.path.join(get_path(kind), "") for kind in kinds)
+    paths = (os.path.abspath(entry) for entry in sys.path)
+    return [path for path in paths if not f"{path}{os.sep}".startswith(libraries)]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way to the host, without traceback, path or address."""
+
+    kind: str
+    """The name of a class in `oip_handler.errors`."""
+    text: str
+
+    @classmethod
+    def of(cls, error: OIPError) -> Failure:
+        """The failure for an error, whose own class only the replica may know."""
+        return cls(error.kind, str(error))
+
+    def error(self) -> OIPError:
+        """The error again."""
+        made: OIPError = getattr(errors, self.kind)(self.text)
+        return made
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the host has to know of a handler that it does not see."""
+
+    metadata: ModelMetadataResponse | Failure
+    takes_v1: bool
+    probes: bool
+    """Whether it has a `model_ready` of its own."""
+    check_metadata: bool
+    idempotent: bool
+
+
+class NotLoaded(Exception):
+    """The handler does not load; the text has the reason between two marks.
+
+    Ray hands on an exception as text only, inside its own.
+    """
+
+    _BEGIN, _END = "<oip-host: ", " :oip-host>"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{self._BEGIN}{reason}{self._END}")
+
+    @classmethod
+    def reason(cls, text: str) -> str | None:
+        """The reason in a text, None where it has none."""
+        _, found, rest = text.rpartition(cls._BEGIN)
+        return rest.partition(cls._END)[0] if found else None
+
+
+class Replica:
+    """One handler in a replica. Failures are answers: Ray would wrap what is raised."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, blueprint: Blueprint
+    ) -> None:
+        # the host admits and times the requests
+        unlimited = ModelOptions(
+            max_concurrency=blueprint.max_concurrency,
+            max_queue=sys.maxsize,
+            timeout_s=math.inf,
+        )
+        self._model = Model(
+            blueprint.model,
+            blueprint.make,
+            version=blueprint.version,
+            options=unlimited,
+        )
+        self._export = exporting.joined(blueprint.otel)
+        if self._export is not None:
+            self._model.observer.tracing = self._export.tracing
+        self._model.handled_by = f"handler {blueprint.target}"
+        if not await self._model.load_handler():
+            raise NotLoaded(self._model.reason)
+        # Ray Serve calls it of the object, where Python would of the class
+        self.__del__ = self._end
+
+    async def _end(self) -> None:
+        await self._model.unload_handler()
+        if self._export is not None:
+            await asyncio.to_thread(self._export.close)
+
+    async def describe(self) -> Described:
+        """What the host asks once for all replicas."""
+        handler = self._model.model_handler
+        metadata: ModelMetadataResponse | Failure
+        try:
+            metadata = await self._model.metadata()
+        except OIPError as error:
+            metadata = Failure.of(error)
+        return Described(
+            metadata,
+            takes_v1=self._model.is_kserve_model,
+            probes=has_own_probe(handler),
+            check_metadata=bool(getattr(handler, "check_metadata", False)),
+            idempotent=bool(getattr(handler, "idempotent", False)),
+        )
+
+    async def ready(self) -> bool:
+        """What the handler's own `model_ready` says."""
+        return await self._model.healthy()
+
+    async def infer(
+        self, request: InferenceRequest, headers: dict[str, str]
+    ) -> InferenceResponse | Failure:
+        """The handler's answer, in memory that its next call does not touch.
+
+        The headers are those of the request's context.
+        """
+        context = RequestContext("replica", headers)
+        try:
+            return await self._model.encoded(request, _own, context)
+        except OIPError as error:
+            return Failure.of(error)
+
+    async def predict_v1(self, *args: Any) -> Any:
+        """The answer of a `kserve.Model` to a V1 request, with its headers."""
+        try:
+            return await self._model.predict_v1(*args)
+        except OIPError as error:
+            return Failure.of(error)
+
+
+def _own(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
+    """The answer with arrays of its own: it is sent while the handler goes on."""
+    outputs = []
+    for output in response.outputs:
+        data = TensorData(output.data.elements(output.datatype).copy())
+        outputs.append(trusted(ResponseOutput, {**output.__dict__, "data": data}))
+    return trusted(InferenceResponse, {**response.__dict__, "outputs": outputs})

@@ -1,0 +1,1 @@
+"""The same host several times at one address."""

@@ -1,0 +1,715 @@
+"""Tokens, scopes and the options of authentication, without a server."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oip_handler.errors import Forbidden, InvalidToken, Unauthenticated
+from oip_host.auth import gate as auth
+from oip_host.auth import setup as guarding
+from oip_host.auth.gate import Gate, Guard
+from oip_host.auth.scopes import Principal, claimed, rights
+from oip_host.config.settings import Configuration, Settings, read
+from oip_host.errors import ConfigurationError
+from support.configuration import Levels
+from support.credentials import (
+    SECRET,
+    forged,
+    jwks,
+    private_key,
+    public_pem,
+    signed,
+    static_entry,
+)
+
+HS = {"auth_enabled": True, "auth_secret": SECRET}
+
+
+def guard(**options: Any) -> Guard:
+    made = guarding.guard(Settings(**{**HS, **options}))
+    assert made is not None
+    return made
+
+
+def bearer(token: str) -> list[str]:
+    return [f"Bearer {token}"]
+
+
+def asks(token: str, **options: Any) -> Principal:
+    """Who bears a token to a new guard."""
+    return guard(**options).principal(bearer(token))
+
+
+# -- scopes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "may"),
+    [
+        (["infer"], True),
+        (["infer:*"], True),
+        (["infer:fraud"], True),
+        (["infer:fraud-*"], False),
+        (["infer:fr?ud"], True),
+        (["infer:Fraud"], False),
+        (["infer:frau"], False),
+        (["infer:"], False),
+        (["metadata", "repository"], False),
+        (["infers", "INFER", "admin", "*", "*:*", ""], False),
+        (["metadata", "infer:a", "infer:f*"], True),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_a_scope_holds_for_the_models_of_its_pattern(
+    words: list[str], may: bool
+) -> None:
+    """Exactly the scope, and exactly the names that the pattern matches."""
+    assert Principal("a", rights(words)).may("infer", "fraud") is may
+
+
+@pytest.mark.parametrize("name", ["fraud\n", "\nfraud", "fraud/x", "xfraud", ""])
+def test_a_pattern_matches_whole_names_only(name: str) -> None:
+    """What stands before or behind a name makes it another one."""
+    assert not Principal("a", rights(["infer:fraud"])).may("infer", name)
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({"scope": "openid infer:a metadata"}, ["infer:a", "metadata"]),
+        ({"scope": ["infer:a"]}, ["infer:a"]),
+        ({"scopes": ["infer:a", 5, None, ["infer"]]}, ["infer:a"]),
+        ({"scp": "infer:a"}, ["infer:a"]),
+        ({"scope": "infer:a", "scp": ["metadata"]}, ["infer:a", "metadata"]),
+        ({"scope": ""}, []),
+        ({"scope": None}, []),
+        ({"scope": {"infer": "*"}}, []),
+        ({"scope": "openid profile"}, []),
+        ({}, ["repository"]),
+    ],
+    ids=str,
+)
+def test_scopes_are_read_from_the_claims(
+    claims: dict[str, Any], expected: list[str]
+) -> None:
+    """Each form of the claims counts; the default is for tokens without any of them."""
+    assert claimed(claims, rights(["repository"])) == rights(expected)
+
+
+# -- tokens -------------------------------------------------------------------
+
+
+def test_a_signed_token_names_who_bears_it() -> None:
+    """Subject and scopes of a JWT are those of who asks."""
+    assert asks(signed(scope="infer:a")) == Principal("ci", rights(["infer:a"]))
+
+
+def unsigned(claims: dict[str, Any], algorithm: str = "none") -> str:
+    """A token without a signature, as an attacker writes it."""
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": algorithm, "typ": "JWT"}, claims)
+    ]
+    return ".".join([*parts, ""])
+
+
+NOW = int(time.time())
+CLAIMS = {"sub": "x", "exp": NOW + 86_400, "scope": "infer metadata repository"}
+HEAD, BODY, SIGNATURE = signed(scope="infer:a").split(".")
+REFUSED: dict[str, tuple[str, str]] = {
+    "another secret": (signed("y" * 32), "not valid"),
+    "expired": (signed(exp=NOW - 60), "has expired"),
+    "not valid yet": (signed(nbf=NOW + 86_400), "not valid yet"),
+    "issued in the future": (signed(iat=NOW + 86_400), "not valid yet"),
+    "without an expiry": (signed(exp=None), "not valid"),
+    "an expiry that is no number": (signed(exp="never"), "not valid"),
+    "an infinite expiry": (signed(exp=float("inf")), "not valid"),
+    "a subject that is no text": (signed(sub=["ci"]), "not valid"),
+    "alg none": (unsigned(CLAIMS), "not valid"),
+    "alg None": (unsigned(CLAIMS, "None"), "not valid"),
+    "alg empty": (unsigned(CLAIMS, "not valid"), "not valid"),
+    "alg HS256, no signature": (unsigned(CLAIMS, "HS256"), "not valid"),
+    "another algorithm": (signed(algorithm="HS384"), "not valid"),
+    "claims exchanged": (
+        f"{HEAD}.{unsigned(CLAIMS).split('.')[1]}.{SIGNATURE}",
+        "not valid",
+    ),
+    "header exchanged": (
+        f"{unsigned(CLAIMS).split('.')[0]}.{BODY}.{SIGNATURE}",
+        "not valid",
+    ),
+    "signature cut": (f"{HEAD}.{BODY}.{SIGNATURE[:-4]}", "not valid"),
+    "crit": (signed(headers={"crit": ["exp"], "exp": 1}), "not valid"),
+    "unencoded payload": (signed(headers={"b64": False, "crit": ["b64"]}), "not valid"),
+    "no JWT": ("abc", "not valid"),
+    "dots": ("..", "not valid"),
+    "many dots": ("." * 5000, "not valid"),
+    "huge": ("a" * 30_000, "not valid"),
+    "deep": (
+        base64.urlsafe_b64encode(b"[" * 15_000).decode().rstrip("=") + ".e30.",
+        "not valid",
+    ),
+}
+
+
+@pytest.mark.parametrize(("token", "reason"), REFUSED.values(), ids=REFUSED)
+def test_a_token_that_is_not_genuine_is_refused(token: str, reason: str) -> None:
+    """Whatever is wrong with a token, it is refused, and told no more than the time."""
+    with pytest.raises(InvalidToken, match=reason) as caught:
+        asks(token)
+    assert str(caught.value) in {
+        "the token is not valid",
+        "the token has expired",
+        "the token is not valid yet",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([], Unauthenticated),
+        (["", ""], InvalidToken),
+        ([""], InvalidToken),
+        (["Bearer"], InvalidToken),
+        (["Bearer "], InvalidToken),
+        (["Basic Y2k6Y2k="], InvalidToken),
+        ([f"Bearer {signed()}, Bearer {signed()}"], InvalidToken),
+        ([f"Bearer {signed()} x"], InvalidToken),
+        ([f"Bearer {signed()}\n"], InvalidToken),
+        ([f" Bearer {signed()}"], InvalidToken),
+        ([f"Bearer\t{signed()}"], InvalidToken),
+        ([signed()], InvalidToken),
+        ([f"Bearer {signed()}", f"Bearer {signed()}"], InvalidToken),
+        ([f"Bearer {signed()}é"], InvalidToken),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_another_header_is_refused(
+    values: list[str], kind: type[Unauthenticated]
+) -> None:
+    """There has to be just one header, with just one token of the scheme Bearer."""
+    with pytest.raises(Unauthenticated) as caught:
+        guard().principal(values)
+    assert type(caught.value) is kind
+    assert caught.value.http_status == 401
+
+
+PART = st.binary(max_size=60).map(
+    lambda data: base64.urlsafe_b64encode(data).decode().rstrip("=")
+)
+HEADERS = st.one_of(
+    st.text(),
+    st.text().map(lambda text: f"Bearer {text}"),
+    st.lists(PART, max_size=6).map(lambda parts: f"Bearer {'.'.join(parts)}"),
+    st.tuples(PART, PART).map(lambda pair: f"Bearer {HEAD}.{pair[0]}.{pair[1]}"),
+)
+
+
+@hypothesis.settings(deadline=None)
+@given(values=st.lists(HEADERS, max_size=2))
+def test_nothing_at_random_gets_in(values: list[str]) -> None:
+    """Whatever a header holds, it is refused, and never by another error."""
+    with pytest.raises(Unauthenticated):
+        guard().principal(values)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
+def test_the_scheme_is_taken_in_any_case(scheme: str) -> None:
+    """Names of schemes have no case (RFC 9110)."""
+    assert guard().principal([f"{scheme} {signed()}"]).name == "ci"
+
+
+@pytest.mark.parametrize(
+    ("options", "claims", "good"),
+    [
+        ({"auth_audience": "oip"}, {"aud": "oip"}, True),
+        ({"auth_audience": "oip"}, {"aud": ["x", "oip"]}, True),
+        ({"auth_audience": "oip"}, {"aud": "other"}, False),
+        ({"auth_audience": "oip"}, {"aud": []}, False),
+        ({"auth_audience": "oip"}, {}, False),
+        ({}, {"aud": "other"}, True),
+        ({"auth_issuer": "https://a"}, {"iss": "https://a"}, True),
+        ({"auth_issuer": "https://a"}, {"iss": "https://a/"}, False),
+        ({"auth_issuer": "https://a"}, {}, False),
+        ({}, {"iss": "https://b"}, True),
+    ],
+    ids=str,
+)
+def test_audience_issuer_and_time_are_held_to_the_options(
+    options: dict[str, Any], claims: dict[str, Any], good: bool
+) -> None:
+    """What an option names has to be there; what none names is not asked for."""
+    if good:
+        assert asks(signed(**claims), **options).name == "ci"
+    else:
+        with pytest.raises(InvalidToken):
+            asks(signed(**claims), **options)
+
+
+@pytest.mark.parametrize(("leeway_s", "good"), [(300, True), (0, False)])
+def test_clocks_may_differ_by_the_leeway(leeway_s: int, good: bool) -> None:
+    """A token that has just expired is good for so many seconds more."""
+    token = signed(exp=int(time.time()) - 60)
+    if good:
+        assert asks(token, auth_leeway_s=leeway_s).name == "ci"
+    else:
+        with pytest.raises(InvalidToken, match="expired"):
+            asks(token, auth_leeway_s=leeway_s)
+
+
+def test_a_default_gives_scopes_to_tokens_without_any() -> None:
+    """`auth_default_scopes` is for tokens without the claim, as aiSSEMBLE's are."""
+    options = {"auth_default_scopes": "infer:a*, metadata"}
+    expected = rights(["infer:a*", "metadata"])
+    assert asks(signed(scope=None), **options).rights == expected
+    assert asks(signed(scope="openid"), **options).rights == frozenset()
+    assert asks(signed(scope=None)).rights == frozenset()
+
+
+# -- public keys --------------------------------------------------------------
+
+KINDS = ["RS256", "PS256", "ES256", "ES384", "EdDSA"]
+
+
+def with_keys(path: Path, algorithms: str = "RS256", *keys: dict[str, Any]) -> Any:
+    (path / "jwks.json").write_text(json.dumps({"keys": list(keys)}))
+    return {
+        "auth_secret": None,
+        "auth_algorithm": algorithms,
+        "auth_jwks_file": str(path / "jwks.json"),
+    }
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_public_keys_verify_their_algorithm(algorithm: str, tmp_path: Path) -> None:
+    """A token that the private key has signed is genuine; one of another is not."""
+    key, other = private_key(algorithm), private_key(algorithm, 2)
+    options = with_keys(tmp_path, algorithm, jwks(key, "a"))
+    named = {"kid": "a"}
+    assert asks(signed(key, algorithm, named), **options).name == "ci"
+    assert asks(signed(key, algorithm=algorithm), **options).name == "ci"
+    for wrong in (
+        signed(other, algorithm, named),
+        signed(key, algorithm=algorithm, headers={"kid": "b"}),
+        signed(key, algorithm=algorithm, headers={"kid": "../../etc/passwd"}),
+    ):
+        with pytest.raises(InvalidToken):
+            asks(wrong, **options)
+
+
+@pytest.mark.parametrize("form", ["pem", "jwk"])
+def test_a_public_key_is_never_a_shared_secret(form: str, tmp_path: Path) -> None:
+    """HS256 with the public key as its secret (confusion of algorithms) is refused."""
+    key = private_key("RS256")
+    options = with_keys(tmp_path, "RS256", jwks(key, "a"))
+    text = public_pem(key) if form == "pem" else json.dumps(jwks(key, "a")).encode()
+    with pytest.raises(InvalidToken):
+        asks(forged(text, "a"), **options)
+
+
+def test_a_key_in_the_token_itself_counts_for_nothing(tmp_path: Path) -> None:
+    """`jwk` and `jku` in a header are the attacker's own, and not read."""
+    mine = private_key("RS256", 2)
+    options = with_keys(tmp_path, "RS256", jwks(private_key("RS256"), "a"))
+    headers = {"jwk": jwks(mine, "a"), "jku": "http://127.0.0.1:9/keys", "kid": "a"}
+    with pytest.raises(InvalidToken):
+        asks(signed(mine, algorithm="RS256", headers=headers), **options)
+
+
+def test_several_algorithms_and_keys_stand_in_one_file(tmp_path: Path) -> None:
+    """Each key verifies its own algorithm; one for encryption verifies nothing."""
+    rsa, ec = private_key("RS256"), private_key("ES256")
+    idle = {**jwks(private_key("RS256", 2), "c"), "use": "enc"}
+    entries = [jwks(rsa, "a"), jwks(ec, "b"), idle]
+    options = with_keys(tmp_path, "RS256, ES256", *entries)
+    assert asks(signed(rsa, algorithm="RS256"), **options).name == "ci"
+    assert asks(signed(ec, algorithm="ES256"), **options).name == "ci"
+    with pytest.raises(InvalidToken):
+        asks(signed(private_key("RS256", 2), algorithm="RS256"), **options)
+    with pytest.raises(InvalidToken):
+        asks(signed(rsa, algorithm="PS256"), **options)
+
+
+# -- static tokens, and files that change -------------------------------------
+
+
+def with_tokens(path: Path, *entries: dict[str, Any]) -> dict[str, Any]:
+    path.write_text(json.dumps(entries))
+    return {"auth_secret": None, "auth_tokens_file": str(path)}
+
+
+def test_a_static_token_is_known_by_its_digest(tmp_path: Path) -> None:
+    """The token is genuine, its digest is no token, and neither is another."""
+    options = with_tokens(
+        tmp_path / "t", static_entry("ops", "letmein", "infer:a"), static_entry("b")
+    )
+    assert asks("letmein", **options) == Principal("ops", rights(["infer:a"]))
+    for wrong in ("letmeinn", "letmei", sha256(b"letmein").hexdigest()):
+        with pytest.raises(InvalidToken):
+            asks(wrong, **options)
+
+
+def test_static_tokens_and_jwts_stand_side_by_side(tmp_path: Path) -> None:
+    """With both, each is taken."""
+    options = with_tokens(tmp_path / "t", static_entry("ops", "letmein"))
+    both = guard(auth_tokens_file=options["auth_tokens_file"])
+    assert both.principal(bearer("letmein")).name == "ops"
+    assert both.principal(bearer(signed())).name == "ci"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked at for each request."""
+    monkeypatch.setattr(auth, "LOOK_EVERY_S", -1.0)
+
+
+def test_a_revoked_token_is_refused_at_once(at_once: None, tmp_path: Path) -> None:
+    """A change of the file is in effect, also for a token that was known before."""
+    path = tmp_path / "t"
+    asked = guard(**with_tokens(path, static_entry("a", "one"), static_entry("b")))
+    assert asked.principal(bearer("one")).name == "a"
+    with_tokens(path, static_entry("c", "two"), static_entry("b"))
+    with pytest.raises(InvalidToken):
+        asked.principal(bearer("one"))
+    assert asked.principal(bearer("two")).name == "c"
+
+
+def test_a_secret_is_exchanged_at_once(at_once: None, tmp_path: Path) -> None:
+    """Tokens of the former secret are refused, also those known before."""
+    (tmp_path / "s").write_text(SECRET + "\n")
+    asked = guard(auth_secret=None, auth_secret_file=str(tmp_path / "s"))
+    assert asked.principal(bearer(signed())).name == "ci"
+    (tmp_path / "s").write_text("y" * 40)
+    with pytest.raises(InvalidToken):
+        asked.principal(bearer(signed()))
+    assert asked.principal(bearer(signed("y" * 40))).name == "ci"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[{}]", None], ids=str)
+def test_a_broken_file_leaves_what_was(
+    content: bytes | None,
+    at_once: None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While a file cannot be read what it said before holds, and the log says so."""
+    path = tmp_path / "t"
+    asked = guard(**with_tokens(path, static_entry("a", "one")))
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    for _ in range(3):
+        assert asked.principal(bearer("one")).name == "a"
+    assert [str(path) in record.message for record in caplog.records] == [True]
+    with_tokens(path, static_entry("a", "two"))
+    with pytest.raises(InvalidToken):
+        asked.principal(bearer("one"))
+
+
+def test_a_known_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered as genuine is so until it expires, and no longer."""
+    asked = guard(auth_leeway_s=0)
+    now = int(time.time())
+    token = signed(exp=now + 30)
+    assert asked.principal(bearer(token)).name == "ci"
+    monkeypatch.setattr("oip_host.auth.gate.time.time", lambda: now + 31.0)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return cls.fromtimestamp(now + 31, tz)
+
+    monkeypatch.setattr("jwt.api_jwt.datetime", Later)
+    with pytest.raises(InvalidToken, match="expired"):
+        asked.principal(bearer(token))
+
+
+def test_few_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens come, the memory for them is bounded."""
+    monkeypatch.setattr(auth, "KEPT", 5)
+    asked = guard()
+    for i in range(20):
+        asked.principal(bearer(signed(sub=str(i))))
+    assert len(asked._known) == 5
+
+
+# -- the gate -----------------------------------------------------------------
+
+MAY: dict[str, tuple[str, dict[str, bool]]] = {
+    # scopes: (scope, {"action model": allowed})
+    "nothing": ("", {"server": True, "index": False, "metrics": False}),
+    "infer:a": (
+        "infer:a",
+        {
+            "infer a": True,
+            "infer b": False,
+            "metadata a": False,
+            "load a": False,
+            "index": False,
+        },
+    ),
+    "metadata:a": (
+        "metadata:a",
+        {
+            "metadata a": True,
+            "config a": True,
+            "stats a": True,
+            "stats b": False,
+            "stats": True,
+            "index": True,
+            "models": True,
+            "metrics": False,
+            "infer a": False,
+            "unload a": False,
+        },
+    ),
+    "metadata": (
+        "metadata",
+        {"metrics": True, "docs": True, "what is new": True, "infer a": False},
+    ),
+    "repository:a": (
+        "repository:a",
+        {"load a": True, "unload a": True, "load b": False, "infer a": False},
+    ),
+}
+
+
+@pytest.mark.parametrize(("scope", "cases"), MAY.values(), ids=MAY)
+def test_each_action_needs_its_scope(scope: str, cases: dict[str, bool]) -> None:
+    """Exactly what a scope says is allowed, and what nobody thought of is not."""
+    gate = Gate(guard())
+    gate.enter(bearer(signed(scope=scope)))
+    for case, allowed in cases.items():
+        action, _, model = case.partition(" ")
+        if allowed:
+            gate.check(action, model)
+        else:
+            with pytest.raises(Forbidden, match="has not the scope"):
+                gate.check(action, model)
+
+
+def test_a_list_shows_what_the_token_may_know_of() -> None:
+    """Of a list there are the entries of models with the scope `metadata`."""
+    gate = Gate(guard())
+    gate.enter(bearer(signed(scope="metadata:a* infer:b")))
+    assert gate.visible(["a", "ab", "b", "A"], str) == ["a", "ab"]
+    assert Gate(None).visible(["a", "b"], str) == ["a", "b"]
+
+
+def test_nobody_is_somebody_elses_stranger() -> None:
+    """What is open asks for no token, and gives no rights of who asked before."""
+    gate = Gate(guard())
+    gate.enter(bearer(signed(scope="infer")))
+    gate.enter([], is_open=True)
+    gate.check("live")
+    for action in ("infer", "server", "index", "metrics"):
+        with pytest.raises(Forbidden):
+            gate.check(action, "not valid")
+    with pytest.raises(Unauthenticated):
+        gate.enter([])
+
+
+def test_without_a_guard_everybody_may() -> None:
+    """Without authentication nothing is asked, and a header is not read."""
+    gate = Gate(None)
+    gate.enter(["Basic x", "y"])
+    gate.check("infer", "a")
+    gate.check("metrics")
+
+
+# -- options ------------------------------------------------------------------
+
+FILES = "auth_secret, auth_secret_file, auth_jwks_file or auth_tokens_file"
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"auth_secret": None}, "auth_enabled: nothing to hold tokens against, set"),
+        (
+            {"auth_secret": "x" * 31},
+            "auth_secret: found a secret of 31 bytes, expected",
+        ),
+        (
+            {"auth_secret": "x" * 32, "auth_algorithm": "HS256,HS512"},
+            "expected 64 or more for HS512",
+        ),
+        ({"auth_algorithm": "none"}, "auth_algorithm: found 'none', expected HS256"),
+        ({"auth_algorithm": "HS265"}, "nearest: 'HS256'"),
+        ({"auth_algorithm": ""}, "auth_algorithm: found '', expected HS256"),
+        ({"auth_algorithm": "RS256"}, "auth_algorithm: found 'RS256', expected HS256"),
+        ({"auth_secret_file": "x"}, "found auth_secret and auth_secret_file, expected"),
+        (
+            {"auth_secret": None, "auth_secret_file": "/no/such"},
+            "auth_secret_file: '/no/such' cannot be read: No such file",
+        ),
+        (
+            {"auth_secret": None, "auth_jwks_file": "/no/such"},
+            "auth_algorithm: found 'HS256', expected RS256",
+        ),
+        ({"auth_default_scopes": "infer inferr:a"}, "found 'inferr:a', expected infer"),
+        ({"auth_default_scopes": "metdata"}, "nearest: 'metadata'"),
+        ({"auth_tokens_file": "/no/such"}, "auth_tokens_file: '/no/such' cannot be"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_a_fault(options: dict[str, Any], fault: str) -> None:
+    """Each wrong option is one line with what was found and expected, and no secret."""
+    settings = Settings(**{**HS, **options})
+    (line,) = guarding.faults(settings)
+    assert fault in line
+    assert SECRET not in line
+    with pytest.raises(ConfigurationError):
+        guarding.guard(settings)
+    assert guarding.faults(settings.model_copy(update={"auth_enabled": False})) == []
+
+
+def test_the_faults_come_all_at_once() -> None:
+    """Every fault of the options is told at the same time."""
+    settings = Settings(
+        **{**HS, "auth_algorithm": "none,HS1", "auth_default_scopes": "x y"},
+        auth_tokens_file="/no/such",
+    )
+    assert len(guarding.faults(settings)) == 5
+
+
+@pytest.mark.parametrize(
+    ("document", "fault"),
+    [
+        ("{}", "Input should be a valid array"),
+        ("[", "Invalid JSON"),
+        ('[{"name": "a"}]', "0.sha256: Field required"),
+        ([{**static_entry("a"), "token": "hunter2"}], "0.token: Extra inputs"),
+        ([{**static_entry("a"), "sha256": "hunter2"}], "0.sha256: String should match"),
+        ([{**static_entry("a"), "scopes": ["inferr"]}], "a: found 'inferr', expected"),
+        ([{**static_entry("a"), "scopes": "infer"}], "0.scopes: Input should be"),
+        ([static_entry("a", "t"), static_entry("b", "t")], "found one sha256 twice"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_wrong_file_of_tokens_is_a_fault(
+    document: Any, fault: str, tmp_path: Path
+) -> None:
+    """The line names the entry and the field, and shows no token."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    (tmp_path / "t").write_text(text)
+    settings = Settings(auth_enabled=True, auth_tokens_file=str(tmp_path / "t"))
+    (line,) = guarding.faults(settings)
+    assert line.startswith("auth_tokens_file: ")
+    assert fault in line
+    assert "hunter2" not in line
+
+
+SMALL = {"kty": "RSA", "kid": "a", "e": "AQAB", "n": "w" * 171}
+
+
+@pytest.mark.parametrize(
+    ("document", "fault"),
+    [
+        ("{", "found no JWKS"),
+        ("[]", "found no JWKS"),
+        ('{"keys": [1]}', "found no JWKS"),
+        ('{"keys": []}', "found no key for RS256"),
+        ({"keys": [{"kty": "EC", "crv": "P-256"}]}, "found no key for RS256"),
+        ({"keys": [{"kty": "RSA", "kid": "a"}]}, "the key 'a' cannot be read"),
+        ({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}, "the key None is secret"),
+        ({"keys": [{**jwks(private_key("RS256"), "a"), "d": "x"}]}, "'a' is secret"),
+        ({"keys": [SMALL]}, "the key 'a' has 1024 bits, expected 2048"),
+    ],
+    ids=["cut", "list", "number", "empty", "EC", "half", "oct", "secret", "short"],
+)
+def test_a_wrong_jwks_is_a_fault(document: Any, fault: str, tmp_path: Path) -> None:
+    """A file without public keys, with weak or with secret ones is a fault."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    (tmp_path / "k").write_text(text)
+    options = with_keys(tmp_path)
+    options["auth_jwks_file"] = str(tmp_path / "k")
+    (line,) = guarding.faults(Settings(**{**HS, **options}))
+    assert line.startswith("auth_jwks_file: ")
+    assert fault in line
+
+
+def configured(levels: Levels, *arguments: str, **environ: str) -> Configuration:
+    configuration, faults = levels.read(arguments, environ)
+    assert faults == []
+    return configuration
+
+
+@pytest.fixture
+def levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Levels:
+    return Levels(tmp_path, monkeypatch)
+
+
+def test_a_secret_that_protects_nothing_is_told(levels: Levels) -> None:
+    """What is set without `auth_enabled` is a warning; so is a secret argument."""
+    off = configured(levels, AUTH_SECRET=SECRET, AUTH_ALGORITHM="HS256")
+    assert list(guarding.warnings(off)) == [
+        "AUTH_SECRET is set, but auth_enabled is false: nobody is asked for a token"
+    ]
+    on = configured(levels, f"--auth_secret={SECRET}", "--auth_enabled=true")
+    (line,) = guarding.warnings(on)
+    assert line.startswith("--auth_secret: everybody on this machine can read")
+    good = configured(levels, AUTH_SECRET=SECRET, AUTH_ENABLED="true")
+    assert list(guarding.warnings(good)) == []
+
+
+def test_upstreams_properties_are_known_and_masked(levels: Levels) -> None:
+    """aiSSEMBLE's three properties are options, and the secret is shown to nobody."""
+    levels.properties(
+        {"auth_enabled": "true", "auth_secret": SECRET, "auth_algorithm": "HS512"}
+    )
+    configuration = configured(levels)
+    assert configuration.settings.auth_enabled is True
+    assert configuration.settings.auth_algorithm == "HS512"
+    assert SECRET not in str(list(configuration.effective()))
+    assert SECRET not in repr(configuration.settings)
+
+
+def test_a_misspelt_variable_of_authentication_is_told() -> None:
+    """`AUTH_ENABLE=true` would protect nothing in silence."""
+    configuration, _ = read([], {"AUTH_ENABLE": "true"})
+    assert (
+        "AUTH_ENABLE: no such option, nearest: 'AUTH_ENABLED'"
+        in (configuration.warnings[0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "told"),
+    [
+        ("0.0.0.0", {}, True),
+        ("::", {}, True),
+        ("10.0.0.1", {}, True),
+        ("127.0.0.1", {}, False),
+        ("127.9.9.9", {}, False),
+        ("::1", {}, False),
+        ("localhost", {}, False),
+        ("example.org", {}, True),
+        ("0.0.0.0", HS, False),
+    ],
+    ids=str,
+)
+def test_an_open_host_on_a_public_address_is_told(
+    address: str, options: dict[str, Any], told: bool
+) -> None:
+    """Whoever leaves the door open is told, where others can reach it."""
+    assert bool(guarding.exposed(Settings(oip_bind=address, **options))) is told
+
+
+def test_loading_by_anyone_is_told() -> None:
+    """The warning says what anyone may do."""
+    open_to_all = Settings(oip_model_control="explicit")
+    assert "load and unload" in (guarding.exposed(open_to_all) or "")
+    assert "load and unload" not in (guarding.exposed(Settings()) or "")

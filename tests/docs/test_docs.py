@@ -1,0 +1,315 @@
+"""Documentation is a test: what it lists is complete, and what it shows runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+import oip_host
+from oip_handler import handler
+from oip_host import hookspecs
+from oip_host.cli import app as cli
+from oip_host.config import selection as grammar
+from oip_host.config.model_options import ModelOptions
+from oip_host.config.settings import Settings
+from oip_host.config.sources import MODELS, flag
+from oip_host.hookspecs import HandlerEntry, Inference, StateChange
+from oip_host.kserve.api import kserve
+from oip_host.plugins import discovery as plugins
+from support.documents import (
+    PAGES,
+    ROOT,
+    TEXTS,
+    Reader,
+    anchors,
+    blocks,
+    cases,
+    name_of,
+    page,
+    plain,
+    quoted,
+    tables,
+)
+from support.process import Server, clean_environment, run
+from support.process import oip_host as command
+
+
+@pytest.fixture
+def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory whose modules import, and are forgotten afterwards."""
+    for name in clean_environment().keys() ^ os.environ.keys():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_the_blocks_of_a_document_do_what_they_show(
+    path: Path, in_directory: Path, serve: Callable[..., Server]
+) -> None:
+    """Whoever follows a document gets, block by block, the answers that it shows."""
+    if path.name == "tracing.md":  # which the oldest kserve does not have beside Ray
+        pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    reader = Reader(path, in_directory, serve)
+    for block in blocks(path):
+        reader.follow(block)
+    assert reader.server is not None or path.name != "README.md"
+
+
+# -- what the tables list -----------------------------------------------------
+
+
+def option_rows(model: type[BaseModel], prefixes: tuple[str, str, str]) -> Any:
+    """What the table of a class of options has to say."""
+    argument, variable, dotted = prefixes
+    for name, option in model.model_fields.items():
+        default = option.get_default(call_default_factory=True)
+        below = ".<setting>" if name == "settings" else ""
+        yield [
+            f"`{name}`",
+            f"`{argument}{name}{below}`" if dotted else f"`{flag(name)}`",
+            f"`{variable}{name.upper()}{below.replace('.', '__').upper()}`",
+            "none" if name == MODELS else f"`{dotted}{name}{below}`",
+            f"`{default}`",
+            option.description,
+        ]
+
+
+def test_every_option_is_listed_as_it_is_declared() -> None:
+    """Name, argument, variable, property, default and description are the code's."""
+    of_a_model = ("--models.<name>.", "OIP_MODELS__<NAME>__", "models.<name>.")
+    assert tables("configuration.md")["option|argument"] == [
+        *option_rows(Settings, ("", "", "")),
+        *option_rows(ModelOptions, of_a_model),
+    ]
+
+
+def test_kserves_arguments_have_the_defaults_shown() -> None:
+    """What the page says of an argument of KServe's holds for the installed one."""
+    defaults = {
+        name: action.default
+        for action in kserve.model_server.parser._actions
+        for name in action.option_strings
+    }
+    for arguments, default, _ in tables("configuration.md")["argument|default"]:
+        for name in quoted(arguments):
+            if name in defaults and default:
+                assert plain(default) == str(defaults[name] or "none"), name
+
+
+def test_every_hook_has_a_section_with_its_signature() -> None:
+    """The hooks of `hookspecs` are the sections, and their signatures are shown."""
+    hooks = {n: f for n, f in vars(hookspecs).items() if n.startswith("oip_")}
+    text = page("extensions.md")
+    assert re.findall(r"^## (oip_\w+)$", text, re.MULTILINE) == list(hooks)
+    for name, hook in hooks.items():
+        signature = str(inspect.signature(hook)).replace("'", "")
+        assert f"```text\n{name}{signature}\n```" in text
+        assert re.search(rf"@hookimpl\s+def {name}\(", text), f"no example of {name}"
+
+
+def test_every_field_of_a_record_is_listed() -> None:
+    """The tables of the records have each field with its type, in order."""
+    expected = [
+        [f"`{part.name}`", " or ".join(f"`{kind}`" for kind in part.type.split(" | "))]
+        for record in (HandlerEntry, StateChange, Inference)
+        for part in fields(record)
+    ]
+    rows = tables("extensions.md")["field|type"]
+    assert [row[:2] for row in rows] == expected
+
+
+def test_every_command_is_listed() -> None:
+    """The commands are the sections and the rows of their page."""
+    app = typer.Typer()
+    cli.Commands().oip_commands(app)
+    names = [
+        f"oip-host {c.name or c.callback.__name__}"
+        for c in app.registered_commands
+        if c.callback is not None
+    ]
+    text = page("commands.md")
+    assert [plain(row[0]) for row in tables("commands.md")["command|does"]] == names
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == names
+
+
+@pytest.mark.parametrize("name", ["list", "check"])
+def test_every_key_of_a_commands_json_is_listed(name: str) -> None:
+    """What `--json` prints has the keys of the table, and no others."""
+    document = json.loads(command(name, "--json", "--handlers=fakes:Echo").stdout)
+    printed = {
+        f"{outer}[].{key}"
+        for outer, rows in document.items()
+        for row in rows
+        for key in row
+    }
+    listed = {k for row in tables("commands.md")["key|type"] for k in quoted(row[0])}
+    assert {k for k in listed if k.split("[]")[0] in {*document} - {k}} == printed
+
+
+def test_every_public_name_is_listed() -> None:
+    """The names of `oip_host.__all__` are those of the table."""
+    rows = tables("architecture.md")["names|are"]
+    assert sorted(name for row in rows for name in quoted(row[0])) == oip_host.__all__
+
+
+def test_the_public_surface_is_frozen() -> None:
+    """The names that are exported are those that type checkers see; all resolve."""
+    tree = ast.parse(inspect.getsource(oip_host))
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = [
+        alias.name
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert sorted(imported) == oip_host.__all__
+    for name in oip_host.__all__:
+        home = import_module(oip_host._HOME_OF[name])
+        assert getattr(oip_host, name) is getattr(home, name)
+        assert name in home.__all__
+
+
+def test_every_method_of_a_handler_is_told_of() -> None:
+    """The tutorial has each method of the contract."""
+    names = [name for name in vars(handler.ModelHandler) if not name.startswith("_")]
+    assert names
+    assert [name for name in names if name not in page("first-handler.md")] == []
+
+
+def test_the_folders_are_those_of_the_import_contract() -> None:
+    """The page lists the layers that `lint-imports` holds, in their order."""
+    text = (ROOT / "pyproject.toml").read_text()
+    contract, edge, *_ = re.findall(r"^layers = \[\n(.*?)^\]", text, re.M | re.S)
+    rows = tables("architecture.md")["layer|folders"]
+    assert re.findall(r"\w+", contract) == [n for row in rows for n in quoted(row[1])]
+    rows = tables("architecture.md")["layer of the edge|folders"]
+    assert re.findall(r"\w+", edge) == [n for row in rows for n in quoted(row[1])]
+
+
+# -- what the page on selection says ------------------------------------------
+
+OFFERED = [
+    HandlerEntry("iris", "x:Iris", dict, "oip-handler-sklearn", "0.1.0"),
+    HandlerEntry("onnx", "x:Onnx", dict, "oip-handler-onnx", "0.1.0"),
+    HandlerEntry("sklearn", "x:Sklearn", dict, "oip-handler-sklearn", "0.1.0"),
+]
+
+
+def selected(cell: str) -> tuple[list[str], list[str]]:
+    """The models and the faults of a selection as the page writes it."""
+    offered = OFFERED
+    if "flowers 2.0" in cell:
+        offered = [HandlerEntry("iris", "y:Iris", dict, "flowers", "2.0"), *OFFERED]
+    text = {"*unset*": None, "*empty*": ""}.get(cell, "".join(quoted(cell)[:1]))
+    wanted, malformed = grammar.parse(text)
+    choices, wrong = plugins.choose(wanted, offered)
+    models = [
+        f"{c.item.model}@{c.item.version}{'?' if c.item.optional else ''}"
+        for c in choices
+    ]
+    return models, malformed + wrong
+
+
+@cases("selection.md", "`OIP_HANDLERS`|models")
+def test_a_selection_means_the_models_shown(cell: str, shown: str) -> None:
+    """Each example selects its models, and has no fault."""
+    assert selected(cell) == (quoted(shown), [])
+
+
+@cases("selection.md", "`OIP_HANDLERS`|fault")
+def test_a_wrong_selection_has_the_fault_shown(cell: str, shown: str) -> None:
+    """Each wrong example has its fault, word by word."""
+    assert selected(cell)[1] == [plain(shown)]
+
+
+def test_the_grammar_shown_is_the_codes() -> None:
+    """The page has the grammar of the module's docstring."""
+    shown = re.search(r"    selection.*?Class\n", grammar.__doc__ or "", re.DOTALL)
+    assert shown is not None
+    assert inspect.cleandoc(" \n" + shown[0]) in page("selection.md")
+
+
+MODELS_WITH_FAULTS = """
+class NoDevice:
+    def __init__(self): raise RuntimeError("no device")
+class Empty: pass
+class Raises:
+    def infer(self, *_): return None
+    def model_metadata(self, *_): return None
+    def model_load(self, name): raise FileNotFoundError("no weights here")
+class LoadFalse(Raises):
+    def model_load(self, name): return False
+WEIGHTS = {}
+"""
+
+
+def test_a_models_fault_has_the_reason_shown(in_directory: Path) -> None:
+    """Each fault of a model in the table is the reason that `check` gives."""
+    (in_directory / "models.py").write_text(MODELS_WITH_FAULTS)
+    names = ["nowhere:Fraud", "WEIGHTS", "NoDevice", "Empty", "Raises", "LoadFalse"]
+    handlers = ",".join(n if ":" in n else f"models:{n}" for n in names)
+    program = str(Path(sys.executable).parent / "oip-host")
+    done = run(program, "check", "--json", f"--handlers={handlers}", cwd=in_directory)
+    reasons = [model["reason"] for model in json.loads(done.stdout)["models"]]
+    rows = tables("selection.md")["fault|reason"]
+    assert [plain(reason) for _, reason in rows] == reasons
+
+
+# -- the pages themselves -----------------------------------------------------
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_links_within_the_repository_resolve(path: Path) -> None:
+    """Each link leads to a file that exists, and to a heading in it."""
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", path.read_text()):
+        target, _, heading = link.partition("#")
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists(), link
+        assert not heading or heading in anchors(file), link
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed"
+)
+def test_the_pages_build(tmp_path: Path) -> None:
+    """mkdocs builds every page, and warns of nothing."""
+    done = run(
+        sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet",
+        "--site-dir", str(tmp_path), cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for page_ in PAGES:
+        assert (tmp_path / page_.stem).exists() or page_.stem == "index"
+
+
+def test_the_readme_names_the_versions_that_are_supported() -> None:
+    """Pythons and the range of kserve are those of `pyproject.toml`."""
+    project = (ROOT / "pyproject.toml").read_text()
+    readme = (ROOT / "README.md").read_text()
+    (kserves,) = re.findall(r'"(kserve[>=<.,\d]+)"', project)
+    pythons = re.findall(r"Python :: (3\.\d+)", project)
+    assert f"`{kserves}`" in readme
+    assert f"Python {pythons[0]} to {pythons[-1]}" in readme

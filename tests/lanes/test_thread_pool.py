@@ -1,0 +1,197 @@
+"""The threads that the lanes share: how many there are, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from oip_host.lanes import thread_pool as threads
+from oip_host.lanes.thread_pool import Threads
+
+
+class Held:
+    """A task that runs until it is let go, and knows where it ran."""
+
+    def __init__(self, following: Held | None = None) -> None:
+        self.started, self.ended = threading.Event(), threading.Event()
+        self.go = threading.Event()
+        self.thread = 0
+        self.following = following
+
+    def run(self) -> Held | None:
+        self.thread = threading.get_ident()
+        self.started.set()
+        assert self.go.wait(30)
+        self.ended.set()
+        return self.following
+
+
+class Quick(Held):
+    """A task that waits for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go.set()
+
+
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until something holds."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.001)
+
+
+async def test_quick_tasks_share_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task, no thread; tasks that get on need no other."""
+    monkeypatch.setattr(threads, "HELD_UP_S", 60.0)  # a machine that pauses is no task
+    pool = Threads()
+    assert 0 == len(pool)
+    for _ in range(20):
+        tasks = [Quick() for _ in range(10)]
+        for task in tasks:
+            pool.start(task)
+        await until(lambda: all(task.ended.is_set() for task in tasks))  # noqa: B023
+    assert 1 == len(pool)
+    pool.close()
+
+
+async def test_a_task_that_holds_up_its_thread_does_not_hold_up_the_others() -> None:
+    """Each gets a thread, and there are no more than tasks."""
+    pool = Threads()
+    held = [Held() for _ in range(9)]
+    for task in held:
+        pool.start(task)
+    await until(lambda: all(task.started.is_set() for task in held))
+    assert 9 == len({task.thread for task in held}) == len(pool)
+    quick = Quick()
+    pool.start(quick)
+    await until(quick.ended.is_set)
+    for task in held:
+        task.go.set()
+    await until(lambda: all(task.ended.is_set() for task in held))
+    await until(lambda: pool._idle == len(pool))  # one that has ended is not yet free
+    again = [Held() for _ in range(9)]
+    for task in again:
+        pool.start(task)
+    await until(lambda: all(task.started.is_set() for task in again))
+    assert len(pool) <= 10
+    for task in again:
+        task.go.set()
+    pool.close()
+
+
+async def test_what_a_task_returns_is_run_after_what_waits() -> None:
+    """A lane with many calls lets the others have their turn."""
+    pool = Threads()
+    order: list[str] = []
+
+    class Named(Quick):
+        def __init__(self, name: str, following: Named | None = None) -> None:
+            super().__init__()
+            self.name, self.following = name, following
+
+        def run(self) -> Held | None:
+            order.append(self.name)
+            return super().run()
+
+    last = Named("a2")
+    gate = Held()
+    pool.start(gate)
+    await until(gate.started.is_set)
+    pool._ticking = True  # nobody else comes to help
+    pool.start(Named("a1", last))
+    pool.start(Named("b1"))
+    gate.go.set()
+    await until(last.ended.is_set)
+    assert ["a1", "b1", "a2"] == order
+    pool.close()
+
+
+async def test_threads_that_are_not_needed_end_and_come_back() -> None:
+    """After some time without work there are none."""
+    pool = Threads(idle_s=0.02)
+    for _ in range(3):
+        held = [Held() for _ in range(4)]
+        for task in held:
+            pool.start(task)
+        await until(lambda: all(task.started.is_set() for task in held))  # noqa: B023
+        for task in held:
+            task.go.set()
+        await until(lambda: 0 == len(pool))
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.0005, 0.001])
+async def test_a_task_that_meets_the_end_of_an_idle_thread_is_run(
+    pause_s: float,
+) -> None:
+    """Whenever a task comes, there is a thread for it."""
+    pool = Threads(idle_s=0.0005)
+    for _ in range(300):
+        task = Quick()
+        pool.start(task)
+        await until(task.ended.is_set)
+        await asyncio.sleep(pause_s)
+    await until(lambda: 0 == len(pool))
+
+
+async def test_closing_ends_the_threads_after_their_work() -> None:
+    """What was started is run; twice does no harm."""
+    pool = Threads()
+    last = Held()
+    first = Held(following=last)
+    last.go.set()
+    pool.start(first)
+    pool.close()
+    pool.close()
+    first.go.set()
+    await until(last.ended.is_set)
+    await until(lambda: 0 == len(pool))
+
+
+def test_the_threads_of_a_loop_end_with_it() -> None:
+    """One loop has one pool; without the loop nobody would call its threads."""
+
+    async def use() -> Threads:
+        pool = threads.shared()
+        assert pool is threads.shared()
+        task = Quick()
+        pool.start(task)
+        await until(task.ended.is_set)
+        return pool
+
+    first, second = asyncio.run(use()), asyncio.run(use())
+    assert first is not second
+    ends = time.monotonic() + 30
+    while len(first) or len(second):
+        gc.collect()
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+async def test_many_tasks_from_many_lanes_are_all_run() -> None:
+    """Also where threads are called, become idle and end all the time."""
+    pool = Threads(idle_s=0.001)
+    done: list[int] = []
+
+    class Chain:
+        def __init__(self, left: int) -> None:
+            self.left = left
+
+        def run(self) -> Chain | None:
+            if self.left % 7 == 0:
+                time.sleep(0.002)
+            done.append(self.left)
+            return Chain(self.left - 1) if self.left > 1 else None
+
+    for _ in range(50):
+        pool.start(Chain(20))
+        await asyncio.sleep(0.001)
+    await until(partial(lambda: len(done) == 50 * 20))
+    pool.close()

@@ -1,0 +1,450 @@
+"""Metrics: what Prometheus is told of each model, in its own two formats."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    exposition,
+)
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_open,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from oip_handler.errors import OIPError, Overloaded
+from oip_handler.messages import InferenceRequest
+from oip_host.hookspecs import State
+from oip_host.kserve.api import PREDICT_HIST_TIME
+from oip_host.model_server import AissembleOIPKServe
+from oip_host.models import metrics
+from oip_host.models.metrics import ModelMetrics, watch
+from oip_host.models.registry import Registry
+from oip_host.telemetry.context import RequestContext
+from oip_host.telemetry.statistics import BOUNDS
+from support.fakes import Echo, KServeDouble, LoadFalse, Raises
+
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""Every sample by its name and labels."""
+
+FORMATS = {
+    "text": ("text/plain", parse_text),
+    "OpenMetrics": ("application/openmetrics-text; version=1.0.0", parse_open),
+}
+MODEL = ["model_name", "model_version"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_kserve() -> Iterator[None]:
+    """KServe's histogram is the process's: nothing of another test is in it."""
+    PREDICT_HIST_TIME.clear()
+    yield
+    PREDICT_HIST_TIME.clear()
+
+
+def model(name: str = "m", version: str = "1", handler: Any = Echo) -> Any:
+    return AissembleOIPKServe(name, handler, version=version)
+
+
+def served(*registries: Registry) -> CollectorRegistry:
+    """A registry of Prometheus that has the models of these, and nothing else."""
+    collector = ModelMetrics()
+    collector.registries.update(registries)
+    collected = CollectorRegistry()
+    collected.register(collector)
+    return collected
+
+
+def told(collected: CollectorRegistry, kind: str = "text") -> Series:
+    """What a scrape finds, as Prometheus's parser reads it; no series stands twice."""
+    accept, parse = FORMATS[kind]
+    encode, _ = exposition.choose_encoder(accept)
+    text = encode(collected).decode()
+    series = [line.rpartition(" ")[0] for line in text.splitlines() if line[0] != "#"]
+    assert [] == [one for one, count in Counts(series).items() if count > 1]
+    return series_of(parse(text))
+
+
+def series_of(families: Iterable[Any]) -> Series:
+    """The samples, but for the times at which Prometheus's own client made a series."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def named(series: Series, *prefixes: str) -> Series:
+    return {key: value for key, value in series.items() if key[0].startswith(prefixes)}
+
+
+def request(datatype: str = "FP32", data: Sequence[Any] = (1.0,)) -> InferenceRequest:
+    tensor = {"name": "x", "shape": [len(data)], "datatype": datatype, "data": data}
+    return InferenceRequest.model_validate({"inputs": [tensor]})
+
+
+# -- the families -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_families_are_as_if_prometheus_had_counted(kind: str) -> None:
+    """Names, labels, types and help are those that Prometheus's own classes give.
+
+    Two versions of one model and another model are counted apart, in order; of
+    `request_predict_seconds` there is one series a name.
+    """
+    expected = CollectorRegistry()
+    requests = Counter(
+        "oip_requests",
+        "Finished inferences",
+        [*MODEL, "protocol", "outcome"],
+        registry=expected,
+    )
+    queue = Histogram(
+        "oip_queue_seconds", "Time in the model's queue", MODEL, registry=expected
+    )
+    handler = Histogram(
+        "oip_handler_seconds", "Time in the handler", MODEL, registry=expected
+    )
+    ready = Gauge(
+        "oip_model_ready",
+        "1 for a model that is READY, otherwise 0",
+        MODEL,
+        registry=expected,
+    )
+    load = Gauge(
+        "oip_model_load_seconds",
+        "Time that the last load took",
+        MODEL,
+        registry=expected,
+    )
+    predict = Histogram(
+        "request_predict_seconds",
+        "predict request latency",
+        ["model_name"],
+        registry=expected,
+    )
+    received = Counter(
+        "oip_request_bytes", "Bytes of the bodies of requests", MODEL, registry=expected
+    )
+    sent = Counter(
+        "oip_response_bytes",
+        "Bytes of the bodies of answers",
+        MODEL,
+        registry=expected,
+    )
+    total = Histogram(
+        "oip_request_seconds", "Time from request to answer", MODEL, registry=expected
+    )
+    batch = Histogram(
+        "oip_batch_size",
+        "Requests in one call of the handler",
+        MODEL,
+        buckets=metrics.BATCHES,
+        registry=expected,
+    )
+    state = Gauge(
+        "oip_model_state",
+        "1 for the state of a model",
+        [*MODEL, "state"],
+        registry=expected,
+    )
+    flight = Gauge(
+        "oip_requests_in_flight",
+        "Requests accepted and not answered",
+        MODEL,
+        registry=expected,
+    )
+    depth = Gauge(
+        "oip_queue_depth",
+        "Those of them that wait for the handler",
+        MODEL,
+        registry=expected,
+    )
+    models = [model("m", "2"), model("m", "10"), model("other")]
+    for n, one in enumerate(models):
+        labels = one.name, one.version
+        ready.labels(*labels).set(n > 0)
+        for each in State:
+            is_it = each is (State.READY if n else State.LOADING)
+            state.labels(*labels, each.value).set(is_it)
+        flight.labels(*labels).set(0)
+        depth.labels(*labels).set(0)
+        one.state = State.READY if n else State.LOADING
+        if n:
+            one.load_s = n / 8
+            load.labels(*labels).set(n / 8)
+    answered = [
+        (0, "rest", 0.001, 0.25, 1),
+        (0, "grpc", 0.004, 0.5, 2),
+        (1, "rest", 0.002, 0.75, 16),
+        (2, "v1", 8.0, 16.0, 1000),
+    ]
+    for n, protocol, queue_s, handler_s, size in answered:
+        labels = models[n].name, models[n].version
+        counted = models[n].statistics
+        counted.add(protocol, "ok", queue_s, handler_s, size)
+        counted.total.add(queue_s + handler_s)
+        counted.bytes_in += 100 * size
+        counted.bytes_out += 10 * size
+        received.labels(*labels).inc(100 * size)
+        sent.labels(*labels).inc(10 * size)
+        total.labels(*labels).observe(queue_s + handler_s)
+        batch.labels(*labels).observe(size)
+        requests.labels(*labels, protocol, "ok").inc()
+        queue.labels(*labels).observe(queue_s)
+        handler.labels(*labels).observe(handler_s)
+        predict.labels(models[n].name).observe(handler_s)
+    models[0].statistics.add("rest", "QueueFull", 1.0, 0.0)
+    requests.labels("m", "2", "rest", "QueueFull").inc()
+    registry = Registry(models)
+    collected = served(registry)
+    assert told(expected, kind) == told(collected, kind)
+    assert described(expected) == described(collected)
+
+
+def described(collected: CollectorRegistry) -> set[tuple[str, str, str]]:
+    return {(f.name, f.type, f.documentation) for f in collected.collect()}
+
+
+def test_the_collector_describes_what_it_collects() -> None:
+    """Prometheus learns of every name when the collector is registered."""
+    one = model()
+    one.statistics.add("rest", "ok", 0.1, 0.1)
+    collector = ModelMetrics()
+    registry = Registry([one])
+    collector.registries.add(registry)
+    names = [family.name for family in collector.describe()]
+    assert names == [family.name for family in collector.collect()]
+    assert not [sample for family in collector.describe() for sample in family.samples]
+
+
+EDGES = st.sampled_from([*BOUNDS, *(math.nextafter(b, 99) for b in BOUNDS), 0.0, 1e9])
+
+
+@settings(deadline=None)
+@given(st.lists(EDGES | st.floats(0, 20), max_size=30))
+def test_a_histogram_is_prometheuss_own(seconds: list[float]) -> None:
+    """The same observations give the same buckets, count and sum, in both formats."""
+    expected = CollectorRegistry()
+    histogram = Histogram("oip_handler_seconds", "Time", MODEL, registry=expected)
+    one = model()
+    for value in seconds:
+        histogram.labels("m", "1").observe(value)
+        one.statistics.add("rest", "ok", 0.0, value)
+    registry = Registry([one])
+    for kind in FORMATS:
+        found = named(told(served(registry), kind), "oip_handler_seconds")
+        assert told(expected, kind) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_any_name_is_one_label(kind: str) -> None:
+    """Quotes, backslashes, line breaks and other scripts are escaped."""
+    name = 'a"b\\c\nd{e}=",ü€'
+    one = model(name)
+    one.statistics.add("rest", "ok", 0.1, 0.1)
+    registry = Registry([one])
+    found = named(told(served(registry), kind), "oip_requests_total")
+    ((key, value),) = found.items()
+    assert 1 == value
+    assert name == dict(key[1])["model_name"]
+
+
+# -- what is counted ----------------------------------------------------------
+
+
+async def test_real_inferences_are_counted() -> None:
+    """The histograms have what was answered, the counter each outcome beside it."""
+    one = model("m", handler=Raises)
+    registry = Registry([one])
+    collected = served(registry)
+    assert {
+        "oip_model_ready", "oip_model_state", "oip_requests_in_flight",
+        "oip_queue_depth",
+    } == {name for name, _ in told(collected)}  # fmt: skip
+    await one.load_handler()
+    for text in ("ValueError", "RuntimeError", "ValueError"):
+        with pytest.raises(OIPError):
+            await one.infer(request("BYTES", [text]), RequestContext("grpc"))
+    await one.unload_handler()
+    found = told(collected)
+    labels = ("model_name", "m"), ("model_version", "1")
+    assert named(found, "oip_requests_total", "oip_queue_s", "oip_handler") == {
+        ("oip_requests_total", (*labels, ("outcome", outcome), ("protocol", "grpc"))): n
+        for outcome, n in (("InvalidRequest", 2), ("HandlerFault", 1))
+    }
+    assert 0 == found["oip_model_ready", labels]
+    assert found["oip_model_load_seconds", labels] > 0
+
+
+class Unlicensed(Overloaded):
+    """A kind of refusal of a handler's own."""
+
+
+class Licensed(Echo):
+    def infer(self, *_: Any) -> Any:
+        raise Unlicensed("no licence is free")
+
+
+async def test_an_error_of_a_handlers_own_counts_as_the_nearest() -> None:
+    """The outcomes are the classes of the tree, however many others there are."""
+    one = model("m", handler=Licensed)
+    registry = Registry([one])
+    await one.load_handler()
+    with pytest.raises(Unlicensed):
+        await one.infer(request())
+    found = named(told(served(registry)), "oip_requests_total")
+    assert ["Overloaded"] == [dict(labels)["outcome"] for _, labels in found]
+    await one.unload_handler()
+
+
+async def test_a_model_that_does_not_load_is_told() -> None:
+    """It is not ready, and the time of its last load is there."""
+    one = model(handler=LoadFalse)
+    registry = Registry([one])
+    await one.load_handler()
+    found = {name: value for (name, _), value in told(served(registry)).items()}
+    assert 0 == found["oip_model_ready"]
+    assert found["oip_model_load_seconds"] > 0
+    await one.unload_handler()
+
+
+async def test_totals_outlive_a_reload() -> None:
+    """A counter never goes back: the fresh instance goes on where the old one was."""
+    one = model()
+    registry = Registry([one])
+    await one.load_handler()
+    await one.infer(request())
+    before = named(told(served(registry)), "oip_requests_total", "oip_handler")
+    fresh = one.fresh()
+    await fresh.load_handler()
+    registry.add(fresh)
+    assert before == named(told(served(registry)), "oip_requests_total", "oip_handler")
+    await fresh.infer(request())
+    after = named(told(served(registry)), "oip_requests_total", "oip_handler")
+    assert before.keys() == after.keys()
+    assert 2 == after[next(iter(after))]
+    for instance in (one, fresh):
+        await instance.unload_handler()
+
+
+# -- KServe's own -------------------------------------------------------------
+
+
+def predicted(series: Series) -> dict[str, float]:
+    """How many predictions `request_predict_seconds` has of each model."""
+    counts = named(series, "request_predict_seconds_count")
+    return {dict(labels)["model_name"]: value for (_, labels), value in counts.items()}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+async def test_kserve_counts_its_own_models(kind: str) -> None:
+    """Of a hosted kserve.Model there are KServe's samples, once; of a handler ours."""
+    theirs = model("theirs", handler=lambda: KServeDouble("theirs"))
+    ours = model("ours")
+    registry = Registry([ours, theirs])
+    for one in registry:
+        await one.load_handler()
+        for _ in range(3):
+            await one.infer(request())
+    found = told(served(registry), kind)
+    assert {"ours": 3, "theirs": 3} == predicted(found)
+    own = series_of(PREDICT_HIST_TIME.collect())
+    assert own
+    assert own.items() <= named(found, "request_predict_seconds").items()
+    counts = named(found, "oip_handler_seconds_count")
+    assert [3, 3] == list(counts.values())
+    for one in registry:
+        await one.unload_handler()
+
+
+def test_samples_of_other_models_are_kept() -> None:
+    """What KServe observes of a model that no registry has is told as before."""
+    PREDICT_HIST_TIME.labels(model_name="elsewhere").observe(0.3)
+    assert {"elsewhere": 1} == predicted(told(served(Registry())))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+async def test_a_name_that_kserve_counts_is_told_once(kind: str) -> None:
+    """Versions of one name may be of both kinds, and a scrape has each series once.
+
+    A kserve.Model whose reload fails is not known as one any more, either.
+    """
+    theirs = model("m", "1", handler=lambda: KServeDouble("m"))
+    ours = model("m", "2")
+    registry = Registry([theirs, ours])
+    for one in registry:
+        await one.load_handler()
+        await one.infer(request())
+    assert "m" in predicted(told(served(registry), kind))
+    registry.add(theirs.fresh())
+    assert "m" in predicted(told(served(registry), kind))
+    for one in (theirs, ours):
+        await one.unload_handler()
+
+
+# -- registries ---------------------------------------------------------------
+
+
+def of_host(name: str) -> Series:
+    """What the process's own registry tells of a model."""
+    everything = told(REGISTRY)
+    return {k: v for k, v in everything.items() if ("model_name", name) in k[1]}
+
+
+def test_a_host_is_told_of_while_it_is_there() -> None:
+    """Its models appear in the process's registry, and go with it."""
+    name = "a model that comes and goes"
+    one = model(name)
+    one.statistics.add("rest", "ok", 0.1, 0.1)
+    registry = Registry([one])
+    watch(registry)
+    watch(registry)
+    assert {"oip_model_ready", "oip_requests_total"} <= {n for n, _ in of_host(name)}
+    assert 1 == predicted(of_host(name))[name]
+    del registry, one
+    gc.collect()
+    assert {} == of_host(name)
+
+
+def test_kserves_histogram_stays_in_the_process() -> None:
+    """Once there is a host, what KServe observes is still told, and told once."""
+    registry = Registry()
+    watch(registry)
+    PREDICT_HIST_TIME.labels(model_name="elsewhere").observe(0.3)
+    assert {"elsewhere": 1} == predicted(of_host("elsewhere"))
+    families = [family.name for family in REGISTRY.collect()]
+    assert 1 == families.count("request_predict_seconds")
+
+
+def test_two_hosts_may_have_the_same_model() -> None:
+    """Models of several registries are told together, and none of them twice."""
+    first, second = Registry([model("a"), model("b")]), Registry([model("b")])
+    found = named(told(served(first, second)), "oip_model_ready")
+    assert ["a", "b"] == [dict(labels)["model_name"] for _, labels in found]
+
+
+def test_no_models_no_samples() -> None:
+    """An empty registry gives the families alone."""
+    assert {} == told(served(Registry()))
+
+
+def test_the_documented_bounds_are_prometheuss() -> None:
+    """The buckets are those of a histogram that nobody has configured."""
+    assert np.array_equal(Histogram.DEFAULT_BUCKETS, [*BOUNDS, math.inf])
+    assert metrics._EDGES[-1] == "+Inf"

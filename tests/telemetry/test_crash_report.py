@@ -1,0 +1,194 @@
+"""The crash report, and the limit of `check`: what is said of a model that ends all."""
+
+from __future__ import annotations
+
+import json
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from oip_host import AissembleOIPKServe, InferenceRequest, RequestInput
+from oip_host.config.model_options import ModelOptions
+from support.fakes import Echo
+from support.process import Server, oip_host, wait_for
+from support.wire import request
+
+FAULT = "Fatal Python error: "
+FRAME = (
+    "File \"<handler '{0}' (crash_fakes:{0}, no distribution)>\", "
+    "line {1} in model 'fraud' version '1'"
+)
+
+
+def named(log: str, handler: str) -> bool:
+    """Whether the thread that died shows the model and its handler."""
+    thread = log.partition(FAULT)[2].partition("\n\n")[2].partition("\n\n")[0]
+    line = thread.partition('>", line ')[2].partition(" in model")[0]
+    return FRAME.format(handler, line) in thread
+
+
+class Stacks:
+    """Keeps the stack of each of its calls."""
+
+    def __init__(self) -> None:
+        self.stacks: dict[str, list[traceback.FrameSummary]] = {}
+        self._echo = Echo()
+
+    def _keep(self, call: str) -> None:
+        self.stacks[call] = traceback.extract_stack()
+
+    def infer(self, *args: Any) -> Any:
+        self._keep("infer")
+        return self._echo.infer(*args)
+
+    def model_load(self, *args: Any) -> Any:
+        self._keep("model_load")
+        return self._echo.model_load(*args)
+
+    def model_metadata(self, *args: Any) -> Any:
+        self._keep("model_metadata")
+        return self._echo.model_metadata(*args)
+
+    def model_ready(self, *args: Any) -> Any:
+        self._keep("model_ready")
+        return self._echo.model_ready(*args)
+
+    def model_unload(self, *args: Any) -> Any:
+        self._keep("model_unload")
+
+
+class StacksAsync(Stacks):
+    """As `Stacks`, with every method in an event loop."""
+
+    async def infer(self, *args: Any) -> Any:
+        return Stacks.infer(self, *args)
+
+    async def model_load(self, *args: Any) -> Any:
+        return Stacks.model_load(self, *args)
+
+    async def model_metadata(self, *args: Any) -> Any:
+        return Stacks.model_metadata(self, *args)
+
+    async def model_ready(self, *args: Any) -> Any:
+        return Stacks.model_ready(self, *args)
+
+    async def model_unload(self, *args: Any) -> Any:
+        return Stacks.model_unload(self, *args)
+
+
+@pytest.mark.parametrize("max_batch_size", [1, 8], ids=["single", "batch"])
+@pytest.mark.parametrize("made", [Stacks, StacksAsync], ids=["plain", "async"])
+async def test_every_call_of_a_handler_is_below_a_frame_with_its_model(
+    made: type[Stacks], max_batch_size: int
+) -> None:
+    """Whatever a handler does, the stack says for which model and in which class."""
+    handler = made()
+    options = ModelOptions(max_batch_size=max_batch_size)
+    model = AissembleOIPKServe("fraud", handler, version="7", options=options)
+    await model.load_handler()
+    tensor = RequestInput(name="x", shape=[1], datatype="FP32", data=[1.0])
+    await model.infer(InferenceRequest(inputs=[tensor]))
+    await model.healthy()
+    await model.unload_handler()
+    frame = (
+        f"<handler {made.__module__}.{made.__name__}>",
+        "model 'fraud' version '7'",
+    )
+    calls = ["infer", "model_load", "model_metadata", "model_ready", "model_unload"]
+    assert calls == sorted(handler.stacks)
+    for call, stack in handler.stacks.items():
+        assert frame in [(each.filename, each.name) for each in stack], call
+
+
+def test_a_name_that_is_no_plain_text_is_one_line() -> None:
+    """A frame's name has no line ends and no bytes beyond ASCII."""
+    from oip_host.telemetry.crash_report import Frames
+
+    name = Frames("a\nb\u2028é", "1", "handler x").call.__code__.co_name
+    assert "model 'a\\nb\\u2028\\xe9' version '1'" == name
+
+
+@pytest.mark.parametrize(
+    ("handler", "options"),
+    [
+        ("Dies", ()),
+        ("DiesAsync", ("--models.fraud.max_batch_size=8",)),
+    ],
+    ids=["plain", "async in a batch"],
+)
+def test_a_fault_of_native_code_is_told_with_the_model_and_its_handler(
+    handler: str, options: tuple[str, ...], serve: Callable[..., Server]
+) -> None:
+    """The last that a host says names the model and the handler that killed it."""
+    server = serve(f"--handlers=fraud=crash_fakes:{handler},ok=fakes:Echo", *options)
+    server.wait_until_ready()
+    with pytest.raises(httpx.HTTPError):
+        server.post("/v2/models/fraud/infer", json=request([1, 2], [1, 2]))
+    assert -signal.SIGSEGV == server.wait()
+    assert named(server.log, handler), server.log
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_says_why_and_another_one_serves(
+    serve: Callable[..., Server],
+) -> None:
+    """The worker names the model, the supervisor the signal, and the host goes on."""
+    server = serve("--handlers=fraud=crash_fakes:Dies,ok=fakes:Echo", "--workers=2")
+    server.wait_until_ready()
+    with pytest.raises(httpx.HTTPError):
+        server.post("/v2/models/fraud/infer", json=request([1, 2], [1, 2]))
+    wait_for(lambda: "was ended by SIGSEGV" in server.log, "the supervisor's line")
+    assert named(server.log, "Dies"), server.log
+    server.wait_until_ready()
+    answer = server.post("/v2/models/ok/infer", json=request([1, 2], [1, 2]))
+    assert 200 == answer.status_code
+
+
+def test_a_fault_while_a_model_loads_is_told_with_the_model() -> None:
+    """`check` too says which model killed it, and how."""
+    done = oip_host("check", "--handlers=ok=fakes:Echo,fraud=crash_fakes:DiesLoading")
+    assert -signal.SIGABRT == done.returncode
+    assert named(done.stderr, "DiesLoading"), done.stderr
+
+
+def test_a_fault_while_a_handler_is_imported_is_told_with_the_handler() -> None:
+    """A library that this CPU cannot run is told with the handler that wants it."""
+    done = oip_host("check", "--handlers=fraud=dies_imported:Handler")
+    assert -signal.SIGILL == done.returncode
+    handler = "<handler 'Handler' (dies_imported:Handler, no distribution)>"
+    (line,) = [line for line in done.stderr.splitlines() if handler in line]
+    assert line.endswith(" in its import")
+
+
+# -- the limit of `check` -----------------------------------------------------
+
+
+def checked(handler: str) -> Any:
+    """The states of `ok` and of a model that never loads, and the exit code."""
+    done = oip_host(
+        "check", "--json", "--timeout_s=0.5",
+        f"--handlers=ok=fakes:Echo,late=crash_fakes:{handler}",
+    )  # fmt: skip
+    models = json.loads(done.stdout)["models"]
+    return [(m["state"], m["reason"]) for m in models], done.returncode
+
+
+@pytest.mark.parametrize(
+    "handler", ["SleepsAsync", pytest.param("Sleeps", marks=pytest.mark.slow)]
+)
+def test_check_gives_up_a_model_that_does_not_load_in_time(handler: str) -> None:
+    """Past `--timeout_s` such a model is unavailable, and the exit code is 1."""
+    late = ("UNAVAILABLE", "it did not load within 0.5 s")
+    assert ([("READY", ""), late], 1) == checked(handler)
+
+
+@pytest.mark.slow
+def test_check_ends_also_where_no_python_runs_any_more() -> None:
+    """A load that holds the interpreter's lock ends with its traceback and 1."""
+    done = oip_host("check", "--timeout_s=0.5", "--handlers=late=crash_fakes:Holds")
+    assert 1 == done.returncode
+    assert "in model 'late' version '1'" in done.stderr

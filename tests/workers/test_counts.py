@@ -1,0 +1,272 @@
+"""What several processes have counted is told as if one had counted it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    Summary,
+    generate_latest,
+)
+
+from oip_host.model_server import AissembleOIPKServe
+from oip_host.models.registry import Registry
+from oip_host.telemetry.statistics import Statistics, together
+from oip_host.workers import count_files as snapshots
+from oip_host.workers import count_merge as totals
+from oip_host.workers.count_files import Snapshots
+from oip_host.workers.identity import Place
+from support.fakes import Echo
+
+Events = list[tuple[int, str, float]]
+"""In which process something happened, to what, and how much of it."""
+
+events = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(["a", "b", 'quote " and \\ and \n']),
+        st.integers(0, 5000).map(lambda n: n / 512),
+    )
+)
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class Process:
+    """Metrics of each kind that count, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.kinds: list[Any] = [
+            kind(f"of_{kind.__name__.lower()}", "text", ["x"], registry=self.registry)
+            for kind in (Counter, Histogram, Summary)
+        ]
+
+    def add(self, label: str, value: float) -> None:
+        counter, *others = (kind.labels(label) for kind in self.kinds)
+        counter.inc(value)
+        for each in others:
+            each.observe(value)
+
+    def packed(self) -> list[totals.Family]:
+        # as a file has them
+        return json.loads(  # type: ignore[no-any-return]
+            json.dumps(totals.packed(self.registry.collect()))
+        )
+
+
+def samples(families: list[totals.Family], created: bool = False) -> Samples:
+    return {
+        (name, tuple(sorted(labels.items()))): value
+        for family in families
+        for name, labels, value in family["samples"]
+        if name.endswith("_created") == created
+    }
+
+
+@given(events, st.sets(st.integers(0, 2)))
+def test_counts_of_several_are_those_of_one(events: Events, dead: set[int]) -> None:
+    """Counters, histograms and summaries, whoever of the processes has died."""
+    processes = [Process() for _ in range(3)]
+    one = Process()
+    for index, label, value in events:
+        processes[index].add(label, value)
+        one.add(label, value)
+    summed = totals.summed(
+        [p.packed() for n, p in enumerate(processes) if n not in dead],
+        [processes[n].packed() for n in sorted(dead)],
+    )
+    assert samples(one.packed()) == samples(summed)
+    created = samples(summed, created=True)
+    for process in processes:
+        for key, value in samples(process.packed(), created=True).items():
+            assert created[key] <= value
+    given_out = generate_latest(totals.Metrics(summed)).decode()
+    assert given_out.count("# TYPE of_histogram histogram") == 1
+
+
+def gauges(**values: float) -> list[totals.Family]:
+    registry = CollectorRegistry()
+    for name, value in values.items():
+        Gauge(name, "text", registry=registry).set(value)
+    Info("build", "text", registry=registry).info({"version": "1"})
+    return totals.packed(registry.collect())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("oip_model_ready", 0),
+        ("oip_model_load_seconds", 1),
+        ("process_start_time_seconds", 0),
+        ("process_open_fds", 1),
+        ("python_info", 1),
+        ("of_a_handler", 1),
+    ],
+)
+def test_gauges_have_their_rules(name: str, expected: float) -> None:
+    """Of two living processes with 0 and 1; one that died has nothing to say."""
+    of_all = totals.summed(
+        [gauges(**{name: 0.0}), gauges(**{name: 1.0})], [gauges(**{name: 100.0})]
+    )
+    assert expected == samples(of_all)[name, ()]
+
+
+def test_an_info_stays_one() -> None:
+    """What says the same in all processes is said once, with the value 1."""
+    found = samples(totals.summed([gauges(), gauges()], [gauges()]))
+    assert {("build_info", (("version", "1"),)): 1.0} == found
+
+
+def test_what_is_no_number_stays_so() -> None:
+    """NaN and infinities pass through a file."""
+    families = json.loads(json.dumps(gauges(a=math.nan, b=math.inf)))
+    found = samples(totals.summed([families]))
+    assert math.isnan(found["a", ()])
+    assert found["b", ()] == math.inf
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.sampled_from(["ok", "Overloaded"]),
+            st.integers(0, 5000).map(lambda n: n / 512),
+            st.integers(1, 3),
+            st.booleans(),
+        )
+    )
+)
+def test_statistics_of_several_are_those_of_one(added: list[Any]) -> None:
+    """The document of all inferences, but for the time of the last one."""
+    parts = [Statistics() for _ in range(3)]
+    one = Statistics()
+    for index, outcome, seconds, size, leads in added:
+        for statistics in (parts[index], one):
+            statistics.add("rest", outcome, seconds, 2 * seconds, size, leads)
+    first, *others = (part.document("m", "1") for part in parts)
+    for other in others:
+        first = together(first, other)
+    last = max(part.last_inference_s for part in parts)
+    assert int(last * 1000) == first["last_inference"]
+    expected = {**one.document("m", "1"), "last_inference": first["last_inference"]}
+    assert expected == first
+
+
+# -- files --------------------------------------------------------------------
+
+GONE = 2**22 + 1
+"""No process has this id: it is beyond the largest."""
+
+
+class Worker:
+    """The files of a worker as another process would write them."""
+
+    def __init__(self, directory: Path, index: int) -> None:
+        self.model: Any = AissembleOIPKServe("m", Echo)
+        place = Place(index, 2, str(directory), os.getppid(), 1, 2, False, -1)
+        self.snapshots = Snapshots(place, Registry([self.model]))
+        if index == 0:  # one that lives for as long as the test
+            self.snapshots._own = directory / f"0-{os.getppid()}-1.json"
+
+    async def count(self, number: int) -> None:
+        for _ in range(number):
+            self.model.statistics.add("rest", "ok", 0.5, 0.5)
+        assert await self.snapshots.write()
+
+    async def counted(self) -> int:
+        ((document,), _) = reversed(await self.snapshots.read())
+        return int(document["inference_count"])
+
+
+def dies(worker: Worker) -> Path:
+    """Have a worker's file be that of a process that is not there."""
+    own = worker.snapshots._own
+    return own.rename(own.with_name(own.name.replace(str(os.getpid()), str(GONE))))
+
+
+async def test_the_dead_count_once(tmp_path: Path) -> None:
+    """Before and after their files were made one, which happens again and again."""
+    living = Worker(tmp_path, 0)
+    await living.count(1)
+    for deaths in range(1, 4):
+        other = Worker(tmp_path, 1)
+        await other.count(10)
+        file = dies(other)
+        assert 1 + 10 * deaths == await living.counted()
+        Worker(tmp_path, 1).snapshots.bury()
+        assert not file.exists()
+        assert 1 + 10 * deaths == await living.counted()
+    expected = {living.snapshots._own.name, "dead.json", "counts.lock"}
+    assert expected == {*os.listdir(tmp_path)}
+
+
+async def test_a_burial_that_is_cut_off_counts_nobody_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that are left over are known, and go the next time."""
+    living, other = Worker(tmp_path, 0), Worker(tmp_path, 1)
+    await living.count(1)
+    await other.count(10)
+    file = dies(other)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Worker(tmp_path, 1).snapshots.bury()
+    assert file.exists()
+    assert 11 == await living.counted()
+    last = Worker(tmp_path, 1)
+    await last.count(100)
+    dies(last)
+    Worker(tmp_path, 1).snapshots.bury()
+    assert not file.exists()
+    assert 111 == await living.counted()
+
+
+async def test_a_process_id_may_come_again(tmp_path: Path) -> None:
+    """What another process of the same id had counted before is not forgotten."""
+    before = Worker(tmp_path, 1)
+    await before.count(10)
+    again = Worker(tmp_path, 1)
+    again.snapshots.bury()
+    await again.count(1)
+    assert 11 == await again.counted()
+
+
+async def test_nothing_is_written_where_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same counts leave the file as it is."""
+    monkeypatch.setattr(snapshots, "REGISTRY", CollectorRegistry())
+    worker = Worker(tmp_path, 0)
+    await worker.count(1)
+    file = worker.snapshots._own
+    before = file.stat().st_ino
+    await worker.count(0)
+    assert before == file.stat().st_ino
+    await worker.count(1)
+    assert before != file.stat().st_ino
+
+
+async def test_a_full_disk_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that cannot write goes on, and says so in the log."""
+    worker = Worker(tmp_path / "nowhere", 0)
+    assert not await worker.snapshots.write()
+    assert "what was counted cannot be written" in caplog.text
