@@ -110,25 +110,31 @@ def test_the_families_are_as_if_prometheus_had_counted(kind: str) -> None:
     expected = CollectorRegistry()
     requests = Counter(
         "oip_requests",
-        "Finished inferences",
+        "Inferences that ended, by protocol and outcome",
         [*MODEL, "protocol", "outcome"],
         registry=expected,
     )
     queue = Histogram(
-        "oip_queue_seconds", "Time in the model's queue", MODEL, registry=expected
+        "oip_queue_seconds",
+        "Seconds that a request waited in the model's queue",
+        MODEL,
+        registry=expected,
     )
     handler = Histogram(
-        "oip_handler_seconds", "Time in the handler", MODEL, registry=expected
+        "oip_handler_seconds",
+        "Seconds that a request spent in the handler",
+        MODEL,
+        registry=expected,
     )
     ready = Gauge(
         "oip_model_ready",
-        "1 for a model that is READY, otherwise 0",
+        "1 if the model is READY, otherwise 0",
         MODEL,
         registry=expected,
     )
     load = Gauge(
         "oip_model_load_seconds",
-        "Time that the last load took",
+        "Seconds that the model's last load took",
         MODEL,
         registry=expected,
     )
@@ -139,39 +145,45 @@ def test_the_families_are_as_if_prometheus_had_counted(kind: str) -> None:
         registry=expected,
     )
     received = Counter(
-        "oip_request_bytes", "Bytes of the bodies of requests", MODEL, registry=expected
+        "oip_request_bytes",
+        "Bytes of request bodies, uncompressed",
+        MODEL,
+        registry=expected,
     )
     sent = Counter(
         "oip_response_bytes",
-        "Bytes of the bodies of answers",
+        "Bytes of response bodies, uncompressed",
         MODEL,
         registry=expected,
     )
     total = Histogram(
-        "oip_request_seconds", "Time from request to answer", MODEL, registry=expected
+        "oip_request_seconds",
+        "Seconds from a complete request to its encoded response",
+        MODEL,
+        registry=expected,
     )
     batch = Histogram(
         "oip_batch_size",
-        "Requests in one call of the handler",
+        "Requests per call of the handler",
         MODEL,
         buckets=metrics.BATCHES,
         registry=expected,
     )
     state = Gauge(
         "oip_model_state",
-        "1 for the state of a model",
+        "1 for the state that the model is in, 0 for the others",
         [*MODEL, "state"],
         registry=expected,
     )
     flight = Gauge(
         "oip_requests_in_flight",
-        "Requests accepted and not answered",
+        "Accepted requests not answered yet",
         MODEL,
         registry=expected,
     )
     depth = Gauge(
         "oip_queue_depth",
-        "Those of them that wait for the handler",
+        "Accepted requests waiting in the model's queue",
         MODEL,
         registry=expected,
     )

@@ -79,13 +79,15 @@ def _families(models: Sequence[Model]) -> Iterator[Metric]:
 
 def _counters(models: Sequence[Model]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
-        "oip_requests", "Finished inferences", labels=(*_MODEL, "protocol", "outcome")
+        "oip_requests",
+        "Inferences that ended, by protocol and outcome",
+        labels=(*_MODEL, "protocol", "outcome"),
     )
     received = CounterMetricFamily(
-        "oip_request_bytes", "Bytes of the bodies of requests", labels=_MODEL
+        "oip_request_bytes", "Bytes of request bodies, uncompressed", labels=_MODEL
     )
     sent = CounterMetricFamily(
-        "oip_response_bytes", "Bytes of the bodies of answers", labels=_MODEL
+        "oip_response_bytes", "Bytes of response bodies, uncompressed", labels=_MODEL
     )
     for model in models:
         labels, statistics = (model.name, model.version), model.statistics
@@ -99,16 +101,22 @@ def _counters(models: Sequence[Model]) -> Iterator[Metric]:
 
 def _histograms(models: Sequence[Model]) -> Iterator[Metric]:
     total = HistogramMetricFamily(
-        "oip_request_seconds", "Time from request to answer", labels=_MODEL
+        "oip_request_seconds",
+        "Seconds from a complete request to its encoded response",
+        labels=_MODEL,
     )
     queue = HistogramMetricFamily(
-        "oip_queue_seconds", "Time in the model's queue", labels=_MODEL
+        "oip_queue_seconds",
+        "Seconds that a request waited in the model's queue",
+        labels=_MODEL,
     )
     handler = HistogramMetricFamily(
-        "oip_handler_seconds", "Time in the handler", labels=_MODEL
+        "oip_handler_seconds",
+        "Seconds that a request spent in the handler",
+        labels=_MODEL,
     )
     batch = HistogramMetricFamily(
-        "oip_batch_size", "Requests in one call of the handler", labels=_MODEL
+        "oip_batch_size", "Requests per call of the handler", labels=_MODEL
     )
     for model in models:
         labels, statistics = (model.name, model.version), model.statistics
@@ -135,19 +143,25 @@ def _batch_buckets(executions: Mapping[int, int]) -> list[tuple[str, float]]:
 
 def _gauges(models: Sequence[Model]) -> Iterator[Metric]:
     ready = GaugeMetricFamily(
-        "oip_model_ready", "1 for a model that is READY, otherwise 0", labels=_MODEL
+        "oip_model_ready", "1 if the model is READY, otherwise 0", labels=_MODEL
     )
     state = GaugeMetricFamily(
-        "oip_model_state", "1 for the state of a model", labels=(*_MODEL, "state")
+        "oip_model_state",
+        "1 for the state that the model is in, 0 for the others",
+        labels=(*_MODEL, "state"),
     )
     load = GaugeMetricFamily(
-        "oip_model_load_seconds", "Time that the last load took", labels=_MODEL
+        "oip_model_load_seconds",
+        "Seconds that the model's last load took",
+        labels=_MODEL,
     )
     flight = GaugeMetricFamily(
-        "oip_requests_in_flight", "Requests accepted and not answered", labels=_MODEL
+        "oip_requests_in_flight", "Accepted requests not answered yet", labels=_MODEL
     )
     depth = GaugeMetricFamily(
-        "oip_queue_depth", "Those of them that wait for the handler", labels=_MODEL
+        "oip_queue_depth",
+        "Accepted requests waiting in the model's queue",
+        labels=_MODEL,
     )
     for model in models:
         labels = (model.name, model.version)

@@ -18,6 +18,6 @@ def count(protocol: str, reason: str) -> None:
 def _counter() -> Counter:
     return Counter(
         "oip_refused_requests",
-        "Requests refused before they reached a model",
+        "Requests refused before they reached a model, by reason",
         ["protocol", "reason"],
     )

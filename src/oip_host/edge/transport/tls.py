@@ -180,7 +180,7 @@ class _Expiry(Collector):
         """The family with the value of now."""
         yield GaugeMetricFamily(
             "oip_tls_certificate_expiry_timestamp_seconds",
-            "When the TLS certificate in effect expires, in seconds since 1970",
+            "Expiry of the TLS certificate in use, in seconds since 1970",
             value=self._tls.certificate.expires,
         )
 
