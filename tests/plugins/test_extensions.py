@@ -14,10 +14,11 @@ import pytest
 from oip_handler.errors import OIPError
 from oip_host import InferenceRequest, hookspecs
 from oip_host.hookspecs import Inference, State, StateChange, hookimpl
-from oip_host.host.hook_observer import Hooks
+from oip_host.host.hook_observer import observe_with_hooks
 from oip_host.model_server import AissembleOIPKServe
 from oip_host.plugins import discovery as plugins
 from oip_host.telemetry.context import RequestContext
+from oip_host.telemetry.observer import Observer
 from support.fakes import Echo, LoadFalse, Raises
 from support.packages import Package, pip_install, with_packages
 from support.process import Server, oip_host
@@ -280,13 +281,13 @@ class Failing:
         raise RuntimeError("no inference, please")
 
 
-def hooks(*extensions: object) -> Hooks:
-    """The hooks of these extensions and of no other."""
+def hooks(*extensions: object) -> Observer:
+    """An observer for these extensions and no other."""
     manager = pluggy.PluginManager("oip_host")
     manager.add_hookspecs(hookspecs)
     for extension in extensions:
         manager.register(extension)
-    return Hooks(manager)
+    return observe_with_hooks(manager)
 
 
 def request(datatype: str = "FP32", data: Any = (1.0, 2.0)) -> InferenceRequest:

@@ -24,7 +24,7 @@ from oip_host.errors import ConfigurationError
 from oip_host.hookspecs import State
 from oip_host.host import memory
 from oip_host.host.differences import Found
-from oip_host.host.hook_observer import Hooks
+from oip_host.host.hook_observer import observe_with_hooks
 from oip_host.host.planning import Planned, plan
 from oip_host.host.reload import follow
 from oip_host.kserve import logs as kserve_logs
@@ -106,7 +106,7 @@ class Host:
         choices, wrong = plugins.choose(wanted, plugins.offered(manager))
         cluster = _cluster(configuration)
         planned, unfit, warnings = plan(
-            choices, configuration, Hooks(manager), cluster, model_class
+            choices, configuration, observe_with_hooks(manager), cluster, model_class
         )
         faults += [*unknown, *malformed, *wrong, *unfit]
         faults += _unfit([each.model for each in planned], configuration, kserve_args)
@@ -144,9 +144,9 @@ class Host:
             raise ConfigurationError(faults)
         manager = plugins.manager()
         _add_latency_log(manager, configuration, handler)
-        hooks = Hooks(manager)
+        observer = observe_with_hooks(manager)
         for model in models:
-            model.observe(hooks)
+            model.observe(observer)
         planned = [Planned(model) for model in models]
         return cls(planned, configuration, kserve_args, cluster, place)
 

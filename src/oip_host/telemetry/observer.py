@@ -1,8 +1,9 @@
-"""What is told of a model: its changes of state, and its inferences."""
+"""Who listens to a model: for its changes of state, its inferences, and its spans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oip_host.hookspecs import Inference, StateChange
@@ -13,13 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["Observer"]
 
 
+def _ignore(change: StateChange) -> None:
+    """Do nothing with a change that nobody listens for."""
+
+
+@dataclass
 class Observer:
-    """Told of a model's changes of state and finished inferences; this one is deaf."""
+    """The functions that a model calls with its events; by default nobody listens."""
 
+    state: Callable[[StateChange], None] = _ignore
+    """Takes each state that the model enters."""
     inference: Callable[[Inference], None] | None = None
-    """None where nobody listens: then no record is made."""
+    """Takes each finished inference; with None no record is made."""
     tracing: Tracing | None = None
-    """Makes the spans of requests; None where nobody traces them."""
-
-    def state(self, change: StateChange) -> None:
-        """A model entered a state."""
+    """Makes the spans of requests; None where they are not traced."""
