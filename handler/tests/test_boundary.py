@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oip_handler.boundary import checked_response
+from oip_handler.boundary import check_response
 from oip_handler.errors import HandlerFault
 from oip_handler.messages import InferenceRequest
 
@@ -23,7 +23,7 @@ def answer(**changes: Any) -> SimpleNamespace:
 
 def test_an_answer_of_any_classes_is_taken() -> None:
     """Attributes count, not classes; the names are the host's."""
-    checked = checked_response(ASKED, answer(), "m", "2")
+    checked = check_response(ASKED, answer(), "m", "2")
     assert ("m", "2", [1.0]) == (
         checked.model_name,
         checked.model_version,
@@ -54,8 +54,8 @@ def test_an_answer_of_any_classes_is_taken() -> None:
 def test_a_wrong_answer_is_the_handlers_fault(wrong: Any, text: str) -> None:
     """It is named in one line, and is the same fault on every carrier."""
     with pytest.raises(HandlerFault) as caught:
-        checked_response(ASKED, wrong, "m", "1")
+        check_response(ASKED, wrong, "m", "1")
     told = str(caught.value)
-    assert told.startswith("model 'm' answered wrongly: ")
+    assert told.startswith("model 'm' returned an invalid response: ")
     assert text in told
     assert "\n" not in told

@@ -24,17 +24,15 @@ from oip_handler.datatypes import (
     numpy_dtype,
     to_raw,
 )
-from oip_handler.messages import RequestInput, ResponseOutput
-from oip_handler.tensors import (
-    TensorData,
-    check,
-    element_count,
+from oip_handler.list_checks import (
     flatten,
     get_actual_shape,
     shape_is_valid,
     validate_datatype,
     validate_shape,
 )
+from oip_handler.messages import RequestInput, ResponseOutput
+from oip_handler.tensors import TensorData, check, element_count
 
 DTYPES: dict[str, tuple[Any, int]] = {
     "BOOL": (np.bool_, 1),

@@ -235,7 +235,10 @@ def bad() -> Iterator[Case]:
     yield raising("NotImplementedError", 501, words)
     for name in ("InvalidRequest", "ModelNotFound", "ModelNotReady", "HandlerFault"):
         yield raising(name, getattr(errors, name).http_status, words)
-    text = "model 'raises' answered wrongly: output 'y': shape [3] needs 3 elements"
+    text = (
+        "model 'raises' returned an invalid response: "
+        "output 'y': shape [3] needs 3 elements"
+    )
     yield raising("wrong output", 500, text)
     for name, inputs, text in (
         ("name", [{**given([1.0, 2.0], [1, 2]), "name": "z"}], "inputs: found z"),

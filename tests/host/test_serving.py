@@ -779,8 +779,8 @@ def test_what_a_handler_raises_is_told_by_its_kind(
 def test_an_output_that_does_not_fit_is_the_handlers_fault(host: Server) -> None:
     """An answer that breaks its own shape is 500, with what is wrong with it."""
     text = (
-        "model 'raises' answered wrongly: output 'y': shape [3] needs 3 elements, "
-        "found 2"
+        "model 'raises' returned an invalid response: "
+        "output 'y': shape [3] needs 3 elements, found 2"
     )
     rest, grpc = infer_both(host, "raises", request(["wrong output"], [1], "BYTES"))
     assert (500, text) == (rest.status, rest.error)

@@ -215,7 +215,8 @@ def test_an_output_of_other_rows_is_the_handlers_fault(shape: list[int]) -> None
         faults = split(answer, requests)
         assert [HandlerFault] * len(requests) == [*map(type, faults)]
         assert str(faults[0]) == (
-            f"model 'm' answered wrongly: output 'bad' has the shape {shape}, "
+            "model 'm' returned an invalid response: "
+            f"output 'bad' has the shape {shape}, "
             "expected 3 rows, as many as the inputs have (max_batch_size)"
         )
 
@@ -1074,7 +1075,8 @@ def test_an_answer_that_is_not_in_rows_is_told_to_both_protocols(
     sent = [background(ask, server, "mean", row(1)) for ask in ASKS.values()]
     rest, grpc = (reply.result() for reply in sent)
     text = (
-        "model 'mean' answered wrongly: output 'mean' has the shape [1, 1], "
+        "model 'mean' returned an invalid response: "
+        "output 'mean' has the shape [1, 1], "
         "expected 2 rows, as many as the inputs have (max_batch_size)"
     )
     assert (500, text) == (rest.status, rest.error)

@@ -401,7 +401,10 @@ def test_a_handler_of_the_upstream_wheel_is_hosted(
     rest, grpc = infer_both(server, "double", request([1.0], [2]))
     assert (400, "INVALID_ARGUMENT") == (rest.status, grpc.status)
     rest, grpc = infer_both(server, "wrong", ONE)
-    text = "model 'wrong' answered wrongly: output 'y': shape [7] needs 7 elements, "
+    text = (
+        "model 'wrong' returned an invalid response: "
+        "output 'y': shape [7] needs 7 elements, "
+    )
     assert (500, text + "found 1") == (rest.status, rest.error)
     assert ("INTERNAL", text + "found 1") == (grpc.status, grpc.error)
 

@@ -27,17 +27,17 @@ from oip_handler.messages import (
     RequestOutput,
     ResponseOutput,
     as_dict,
-    trusted,
+    construct,
 )
 from oip_handler.tensors import TensorData, check
 
 __all__ = [
     "Encode",
-    "Encoded",
+    "EncodedResponse",
     "check_inputs",
     "check_request",
-    "checked_response",
-    "element_total",
+    "check_response",
+    "count_elements",
     "translate",
 ]
 
@@ -46,13 +46,13 @@ Encode: TypeAlias = Callable[[InferenceRequest, InferenceResponse], T]
 """Makes something of an answer to a request, as its bytes for a client."""
 
 
-class Encoded(Generic[T]):
+class EncodedResponse(Generic[T]):
     """What was made of an answer, and its outputs."""
 
-    __slots__ = ("made", "outputs")
+    __slots__ = ("content", "outputs")
 
-    def __init__(self, outputs: Sequence[ResponseOutput], made: T) -> None:
-        self.outputs, self.made = outputs, made
+    def __init__(self, outputs: Sequence[ResponseOutput], content: T) -> None:
+        self.outputs, self.content = outputs, content
 
 
 def check_inputs(request: InferenceRequest, metadata: Any) -> None:
@@ -86,7 +86,7 @@ def check_inputs(request: InferenceRequest, metadata: Any) -> None:
             )
 
 
-def checked_response(
+def check_response(
     request: InferenceRequest, answer: Any, model: str, version: str
 ) -> InferenceResponse:
     """A handler's answer as the host's own message, with the outputs asked for.
@@ -96,8 +96,8 @@ def checked_response(
     request names an output that there is not.
     """
     try:
-        outputs = [_output(tensor) for tensor in answer.outputs]
-        parameters = _parameters(answer.parameters)
+        outputs = [_check_output(tensor) for tensor in answer.outputs]
+        parameters = _check_parameters(answer.parameters)
         identity = answer.id if request.id is None else request.id
         if not isinstance(identity, (str, NoneType)):
             raise TypeError(f"id is a {type(identity).__name__}, expected a string")
@@ -105,13 +105,15 @@ def checked_response(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise HandlerFault(
-            f"model '{model}' answered wrongly: {where}: {first['msg']}"
+            f"model '{model}' returned an invalid response: {where}: {first['msg']}"
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise HandlerFault(f"model '{model}' answered wrongly: {error}") from error
+        raise HandlerFault(
+            f"model '{model}' returned an invalid response: {error}"
+        ) from error
     if request.outputs:
-        outputs = _selected(outputs, request.outputs, model)
-    return trusted(
+        outputs = _select(outputs, request.outputs, model)
+    return construct(
         InferenceResponse,
         {
             "model_name": model,
@@ -146,9 +148,9 @@ def check_request(request: InferenceRequest) -> None:
         raise InvalidRequest(str(error)) from error
 
 
-def _output(tensor: Any) -> ResponseOutput:
+def _check_output(tensor: Any) -> ResponseOutput:
     """One output of a handler, of whichever package's class, held against itself."""
-    output = tensor if _is_ours(tensor) else _taken_over(tensor)
+    output = tensor if _is_ours(tensor) else _convert_output(tensor)
     try:
         check(output.data, output.shape, output.datatype)
         if output.datatype is Datatype.BYTES:
@@ -174,7 +176,7 @@ def _is_ours(tensor: Any) -> bool:
 _INTEGERS = frozenset({int})
 
 
-def _taken_over(tensor: Any) -> ResponseOutput:
+def _convert_output(tensor: Any) -> ResponseOutput:
     """Another package's output as the host's own message."""
     data = getattr(tensor.data, "array", None)
     if data is None:
@@ -183,12 +185,12 @@ def _taken_over(tensor: Any) -> ResponseOutput:
         name=tensor.name,
         shape=tensor.shape,
         datatype=getattr(tensor.datatype, "value", tensor.datatype),
-        parameters=_parameters(tensor.parameters),
+        parameters=_check_parameters(tensor.parameters),
         data=TensorData(data),
     )
 
 
-def _parameters(parameters: Any) -> Parameters | None:
+def _check_parameters(parameters: Any) -> Parameters | None:
     """Parameters of an answer; ValueError for one that the protocol cannot carry."""
     plain = as_dict(parameters)
     for name, value in plain.items():
@@ -200,7 +202,7 @@ def _parameters(parameters: Any) -> Parameters | None:
     return Parameters.model_validate(plain) if plain else None
 
 
-def _selected(
+def _select(
     outputs: list[ResponseOutput], wanted: list[RequestOutput], model: str
 ) -> list[ResponseOutput]:
     by_name = {output.name: output for output in outputs}
@@ -213,7 +215,7 @@ def _selected(
     return [by_name[want.name] for want in wanted]
 
 
-def element_total(tensors: Iterable[Any]) -> int:
+def count_elements(tensors: Iterable[Any]) -> int:
     """The number of elements of all tensors that are arrays by now."""
     total = 0
     for tensor in tensors:

@@ -21,14 +21,14 @@ __all__ = [
     "Array",
     "Datatype",
     "as_bytes",
-    "converted",
+    "convert",
     "datatype_of",
-    "flattened",
     "from_list",
     "from_numbers",
     "from_raw",
     "numpy_dtype",
     "to_raw",
+    "unnest",
 ]
 
 Array = NDArray[Any]
@@ -96,7 +96,7 @@ _CODES = {
 _CODES |= {"INT64": "q", "UINT64": "Q", "FP16": "e"}
 
 
-def _plain(datatype: str) -> str:
+def _plain_name(datatype: str) -> str:
     """The datatype's name as a plain `str`, also for another package's enum."""
     if type(datatype) is Datatype:
         return datatype._value_  # without the detour by which Enum finds `value`
@@ -113,7 +113,7 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
     except (KeyError, TypeError):
         pass
     try:
-        return _DTYPES[_plain(datatype)]
+        return _DTYPES[_plain_name(datatype)]
     except (KeyError, TypeError):
         known = ", ".join(_DTYPES)
         raise ValueError(
@@ -136,7 +136,7 @@ def datatype_of(dtype: np.dtype[Any]) -> Datatype:
         ) from None
 
 
-def flattened(values: Any) -> tuple[list[Any], list[int]]:
+def unnest(values: Any) -> tuple[list[Any], list[int]]:
     """The elements in row-major order and the shape of the nesting.
 
     Raises ValueError where the nesting is not rectangular.
@@ -155,7 +155,7 @@ def flattened(values: Any) -> tuple[list[Any], list[int]]:
     return level, shape
 
 
-def _checked_kinds(flat: list[Any], name: str) -> None:
+def _check_kinds(flat: list[Any], name: str) -> None:
     """Raise where an element is not of the kind that the datatype takes."""
     allowed = _KINDS.get(name, _INTEGER)
     wrong = {
@@ -169,11 +169,11 @@ def _checked_kinds(flat: list[Any], name: str) -> None:
         raise ValueError("nested lists are not rectangular")
     index = next(i for i, value in enumerate(flat) if type(value) in wrong)
     raise TypeError(
-        f"element {index} is {_shown(flat[index])}, expected a value of {name}"
+        f"element {index} is {_describe(flat[index])}, expected a value of {name}"
     )
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     """A value as an error text shows it: its kind, and itself where it is short."""
     kind = {dict: "an object", type(None): "null"}.get(type(value))
     if kind:
@@ -186,19 +186,19 @@ def _shown(value: Any) -> str:
     )
 
 
-def _misfit(flat: list[Any], name: str) -> ValueError:
+def _range_error(flat: list[Any], name: str) -> ValueError:
     """Which element is out of the datatype's range; called when one is."""
     if name in _FLOATS:
-        return _infinite(flat, name)
+        return _overflow_error(flat, name)
     info = np.iinfo(_DTYPES[name])
     index = next(i for i, v in enumerate(flat) if not info.min <= v <= info.max)
     return ValueError(
-        f"element {index} is {_shown(flat[index])}, "
+        f"element {index} is {_describe(flat[index])}, "
         f"expected {name}: {info.min} to {info.max}"
     )
 
 
-def _infinite(flat: Any, name: str) -> ValueError:
+def _overflow_error(flat: Any, name: str) -> ValueError:
     try:
         wide = np.asarray(flat, dtype=np.float64)
     except OverflowError:
@@ -209,7 +209,7 @@ def _infinite(flat: Any, name: str) -> ValueError:
     return ValueError(f"element {index} is {wide[index]}, beyond the range of {name}")
 
 
-def _packed(flat: list[Any], name: str) -> Array:
+def _pack(flat: list[Any], name: str) -> Array:
     """Numbers of the right kinds in an array; raises ValueError for one out of range.
 
     `struct` converts and checks in one pass, which is faster than numpy's own reading
@@ -217,11 +217,11 @@ def _packed(flat: list[Any], name: str) -> Array:
     """
     try:
         if name == "BF16":
-            return _narrowed(np.array(flat, dtype=np.float64), name)
+            return _narrow(np.array(flat, dtype=np.float64), name)
         array = np.empty(len(flat), _DTYPES[name])
         struct.pack_into(f"<{len(flat)}{_CODES[name]}", array.data, 0, *flat)
     except (struct.error, OverflowError):
-        raise _misfit(flat, name) from None
+        raise _range_error(flat, name) from None
     return array
 
 
@@ -230,17 +230,17 @@ def from_numbers(wide: Array, datatype: str) -> Array:
 
     Raises ValueError for one out of range, with the text of `from_list`.
     """
-    name = _plain(datatype)
+    name = _plain_name(datatype)
     dtype = _DTYPES[name]
     if name in _FLOATS:
-        return _narrowed(wide, name)
+        return _narrow(wide, name)
     info = np.iinfo(dtype)
     if wide.size and not (info.min <= wide.min() and wide.max() <= info.max):
-        raise _misfit(wide.ravel().tolist(), name)
+        raise _range_error(wide.ravel().tolist(), name)
     return wide.astype(dtype)
 
 
-def _narrowed(wide: Array, name: str) -> Array:
+def _narrow(wide: Array, name: str) -> Array:
     """Doubles as an array of a float datatype; ValueError where one is too large."""
     if name == "FP64":
         return wide
@@ -248,7 +248,7 @@ def _narrowed(wide: Array, name: str) -> Array:
         array = wide.astype(_DTYPES[name])
     finite = np.isfinite(array)
     if not finite.all() and not np.array_equal(finite, np.isfinite(wide)):
-        raise _infinite(wide.ravel(), name)
+        raise _overflow_error(wide.ravel(), name)
     return array
 
 
@@ -262,17 +262,17 @@ def from_list(values: Any, datatype: str) -> Array:
     Raises TypeError for an element of the wrong kind, ValueError for one out of range
     and for ragged nesting.
     """
-    name = _plain(datatype)
+    name = _plain_name(datatype)
     if type(values) is list:
         if len(values) > _MANY and name in _FLOATS:
             wide = _floats(values)
             if wide is not None:
                 return from_numbers(wide, name)
         if _PLAIN_KINDS[name].issuperset(map(type, values)):
-            return _filled(values, name)
-    flat, shape = flattened(values)
-    _checked_kinds(flat, name)
-    return _filled(flat, name).reshape(shape)
+            return _fill(values, name)
+    flat, shape = unnest(values)
+    _check_kinds(flat, name)
+    return _fill(flat, name).reshape(shape)
 
 
 def _floats(values: list[Any]) -> Array | None:
@@ -295,13 +295,13 @@ def _floats(values: list[Any]) -> Array | None:
     return records["value"].astype(np.float64)
 
 
-def _filled(flat: list[Any], name: str) -> Array:
+def _fill(flat: list[Any], name: str) -> Array:
     """A flat array of elements of the right kinds."""
     if name == "BYTES":
         array = np.empty(len(flat), dtype=object)
         array[:] = flat
         return array
-    return np.array(flat, np.bool_) if name == "BOOL" else _packed(flat, name)
+    return np.array(flat, np.bool_) if name == "BOOL" else _pack(flat, name)
 
 
 def from_raw(buffer: memoryview | bytes, datatype: str) -> Array:
@@ -310,7 +310,7 @@ def from_raw(buffer: memoryview | bytes, datatype: str) -> Array:
     It is a read-only view on the buffer, but for BYTES and where the buffer is not
     aligned for the datatype. Raises ValueError where the size does not fit.
     """
-    name = _plain(datatype)
+    name = _plain_name(datatype)
     if name == "BYTES":
         return _bytes_from_raw(buffer)
     dtype = numpy_dtype(name)
@@ -363,18 +363,18 @@ def as_bytes(array: Array) -> Array:
     flat = array.ravel().tolist()
     if set(map(type, flat)) <= {bytes}:
         return array
-    _checked_kinds(flat, "BYTES")
+    _check_kinds(flat, "BYTES")
     out = np.empty(len(flat), dtype=object)
     out[:] = [value.encode() if isinstance(value, str) else value for value in flat]
     return out.reshape(array.shape)
 
 
-def converted(array: Array, datatype: str) -> Array:
+def convert(array: Array, datatype: str) -> Array:
     """A handler's array in the datatype that it declared for it.
 
     Widening is silent; where values would change, `from_list`'s rules hold.
     """
-    name = _plain(datatype)
+    name = _plain_name(datatype)
     dtype = numpy_dtype(name)
     if name == "BYTES":
         if array.dtype.kind not in "USO":

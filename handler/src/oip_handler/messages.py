@@ -34,7 +34,7 @@ __all__ = [
     "ServerMetadataResponse",
     "ServerReadyResponse",
     "as_dict",
-    "trusted",
+    "construct",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -63,7 +63,7 @@ def as_dict(parameters: Any) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def trusted(message: type[M], fields: dict[str, Any]) -> M:
+def construct(message: type[M], fields: dict[str, Any]) -> M:
     """A message from all of its fields, which the caller knows to be valid.
 
     It is what pydantic's `model_construct` gives for a message without extra fields,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-__all__ = ["ModelPath", "model_file", "path_fields"]
+__all__ = ["ModelPath", "find_path_fields", "model_file"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ sets is `<oip_model_dir>/<model name>`, where that exists. It may be optional
 """
 
 
-def path_fields(declared: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+def find_path_fields(declared: type[BaseModel]) -> Iterator[tuple[str, bool]]:
     """Each setting that is a ModelPath: its name, and whether it is required."""
     for name, field in declared.model_fields.items():
         parts = [*field.metadata, *_parts(field.annotation)]

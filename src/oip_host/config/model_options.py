@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from oip_handler.model_paths import path_fields
+from oip_handler.model_paths import find_path_fields
 from oip_host.config.model_dir import default_path
 from oip_host.config.selection import DEFAULT_VERSION
 from oip_host.config.settings import RELOADABLE, validated
@@ -269,7 +269,7 @@ def located(handler: Any, key: Key, values: Values, model_dir: str | None) -> Va
         return values
     directory = Path(model_dir).absolute()
     found: Values = {}
-    for name, required in path_fields(declared):
+    for name, required in find_path_fields(declared):
         path = ("settings", name)
         origin = values.get(path)
         if origin is None and required:
@@ -289,7 +289,9 @@ def _sought(
         return faults
     _, places = default_path(Path(model_dir).absolute(), *key)
     prefix = f"models.{label(key)}.settings."
-    missing = {f"{prefix}{n}: required, but not set" for n, _ in path_fields(declared)}
+    missing = {
+        f"{prefix}{n}: required, but not set" for n, _ in find_path_fields(declared)
+    }
     return [f"{f}, and no {places} is there" if f in missing else f for f in faults]
 
 

@@ -16,14 +16,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from oip_handler.boundary import Encode, Encoded
+from oip_handler.boundary import Encode, EncodedResponse
 from oip_handler.errors import HandlerFault, Overloaded
 from oip_handler.messages import (
     InferenceRequest,
     InferenceResponse,
     Parameters,
     as_dict,
-    trusted,
+    construct,
 )
 from oip_handler.tensors import TensorData
 from oip_host.lanes.lane import Job, Lane, contained
@@ -32,7 +32,7 @@ from oip_host.telemetry.context import RequestContext
 __all__ = ["Batcher", "Outcome", "answered", "merged", "rows_of", "split"]
 
 Asked: TypeAlias = "tuple[InferenceRequest, Encode[Any], RequestContext]"
-Outcome: TypeAlias = "Encoded[Any] | Exception"
+Outcome: TypeAlias = "EncodedResponse[Any] | Exception"
 Calls: TypeAlias = "Generator[InferenceRequest, InferenceResponse, list[Outcome]]"
 
 _CODEC = ("binary_data", "binary_data_output", "binary_data_size")
@@ -170,7 +170,7 @@ class Batcher(Lane):
         jobs = self._calls.pop(call)
         error = future.exception()
         outcomes = future.result() if error is None else [error] * len(jobs)
-        answers = sum(isinstance(outcome, Encoded) for outcome in outcomes)
+        answers = sum(isinstance(outcome, EncodedResponse) for outcome in outcomes)
         lead = True
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, _Apart) and not job.future.done():
@@ -179,7 +179,7 @@ class Batcher(Lane):
                     self._waiting[job] = (job, self._max_batch_size)
                 continue
             job.finished_at = call.finished_at or time.perf_counter()
-            well = isinstance(outcome, Encoded)
+            well = isinstance(outcome, EncodedResponse)
             if well:
                 job.batch_size, job.leads = answers, lead and not job.future.done()
                 lead = lead and not job.leads
@@ -259,7 +259,7 @@ def _encoded(
     if isinstance(part, Exception):
         return part
     try:
-        return Encoded(part.outputs, encode(request, part))
+        return EncodedResponse(part.outputs, encode(request, part))
     except Exception as error:
         return error
 
@@ -287,7 +287,7 @@ def _plain(message: Any, **changed: Any) -> Any:
 
 
 def _changed(message: Any, **changed: Any) -> Any:
-    return trusted(type(message), {**message.__dict__, **changed})
+    return construct(type(message), {**message.__dict__, **changed})
 
 
 def split(
@@ -302,7 +302,7 @@ def split(
     for tensor in answer.outputs if ends[-1] else ():
         if tensor.shape[:1] != ends[-1:]:
             text = (
-                f"model '{answer.model_name}' answered wrongly: output "
+                f"model '{answer.model_name}' returned an invalid response: output "
                 f"'{tensor.name}' has the shape {tensor.shape}, expected {ends[-1]} "
                 "rows, as many as the inputs have (max_batch_size)"
             )

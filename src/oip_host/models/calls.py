@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from oip_handler.boundary import (
     Encode,
-    Encoded,
+    EncodedResponse,
     check_inputs,
     check_request,
-    checked_response,
+    check_response,
 )
 from oip_handler.messages import (
     InferenceRequest,
@@ -47,22 +47,22 @@ class Calls:
 
     def one(
         self, request: InferenceRequest, encode: Encode[T], context: RequestContext
-    ) -> Encoded[T]:
+    ) -> EncodedResponse[T]:
         """The answer to a request, and what `encode` makes of it."""
         current.set(context)
         try:
             response = self._answer(request, context)
-            return Encoded(response.outputs, encode(request, response))
+            return EncodedResponse(response.outputs, encode(request, response))
         finally:
             current.set(None)  # the thread goes on with other models
 
     async def one_async(
         self, request: InferenceRequest, encode: Encode[T], context: RequestContext
-    ) -> Encoded[T]:
+    ) -> EncodedResponse[T]:
         """As `one`."""
         current.set(context)
         response = await self._answer_async(request, context)
-        return Encoded(response.outputs, encode(request, response))
+        return EncodedResponse(response.outputs, encode(request, response))
 
     def batch(self, batch: list[Asked]) -> list[Outcome]:
         """The outcome of each request, by one call of the handler if they fit."""
@@ -111,7 +111,7 @@ class Calls:
         if context.span is not None:
             call = partial(context.span.calling, call)
         answer = call(self.handler.infer, request, self._name, self._version)
-        return checked_response(request, answer, self._name, self._version)
+        return check_response(request, answer, self._name, self._version)
 
     async def _answer_async(
         self, request: InferenceRequest, context: RequestContext
@@ -120,7 +120,7 @@ class Calls:
         answer = await self._calling_async(context)(
             self.handler.infer, request, self._name, self._version
         )
-        return checked_response(request, answer, self._name, self._version)
+        return check_response(request, answer, self._name, self._version)
 
     def _calling_async(self, context: RequestContext) -> Callable[..., Any]:
         """What calls the handler: its frame, in a span where the request has one."""

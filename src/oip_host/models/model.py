@@ -11,7 +11,7 @@ import logging
 import time
 from typing import Any, TypeVar
 
-from oip_handler.boundary import Encode, Encoded, element_total, translate
+from oip_handler.boundary import Encode, EncodedResponse, count_elements, translate
 from oip_handler.errors import HandlerFault, ModelNotReady, NotSupported, OIPError
 from oip_handler.messages import (
     InferenceRequest,
@@ -361,10 +361,10 @@ class Model(BaseModel):
         if timeout_s is not None and timeout_s < limit:
             limit = timeout_s
         lanes = self._lanes
-        result: Encoded[T] = await self._observed(
+        result: EncodedResponse[T] = await self._observed(
             context, lanes.of_requests, limit, lanes.infer, request, encode, context
         )
-        return result.made
+        return result.content
 
     async def _observed(
         self, context: RequestContext, lane: Lane, limit: float, call: Any, *args: Any
@@ -443,8 +443,8 @@ class Model(BaseModel):
             Inference(
                 self.name, self.version, protocol, outcome,
                 queue_s, handler_s, total_s,
-                element_total(getattr(request, "inputs", ())),
-                element_total(getattr(result, "outputs", ())),
+                count_elements(getattr(request, "inputs", ())),
+                count_elements(getattr(result, "outputs", ())),
                 batch_size, self.is_kserve_model, context.id, trace_id,
             )
         )  # fmt: skip

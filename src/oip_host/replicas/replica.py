@@ -24,7 +24,7 @@ from oip_handler.messages import (
     InferenceResponse,
     ModelMetadataResponse,
     ResponseOutput,
-    trusted,
+    construct,
 )
 from oip_handler.tensors import TensorData
 from oip_host.config import model_options as options
@@ -240,5 +240,5 @@ def _own(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
     outputs = []
     for output in response.outputs:
         data = TensorData(output.data.elements(output.datatype).copy())
-        outputs.append(trusted(ResponseOutput, {**output.__dict__, "data": data}))
-    return trusted(InferenceResponse, {**response.__dict__, "outputs": outputs})
+        outputs.append(construct(ResponseOutput, {**output.__dict__, "data": data}))
+    return construct(InferenceResponse, {**response.__dict__, "outputs": outputs})

@@ -1,6 +1,14 @@
 """The protocol's messages under their upstream import path."""
 
 from oip_handler.datatypes import Datatype
+from oip_handler.list_checks import (
+    DYNAMIC_SHAPE_SPECIFIER,
+    flatten,
+    get_actual_shape,
+    shape_is_valid,
+    validate_datatype,
+    validate_shape,
+)
 from oip_handler.messages import (
     InferenceRequest,
     InferenceResponse,
@@ -17,15 +25,7 @@ from oip_handler.messages import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
-from oip_handler.tensors import (
-    DYNAMIC_SHAPE_SPECIFIER,
-    TensorData,
-    flatten,
-    get_actual_shape,
-    shape_is_valid,
-    validate_datatype,
-    validate_shape,
-)
+from oip_handler.tensors import TensorData
 
 __all__ = [
     "DYNAMIC_SHAPE_SPECIFIER",

@@ -22,7 +22,7 @@ from oip_handler.messages import (
     RequestOutput,
     ResponseOutput,
     as_dict,
-    trusted,
+    construct,
 )
 from oip_handler.tensors import TensorData
 from oip_host.edge.common import field_checks as checks
@@ -101,7 +101,7 @@ def decode(received: Received) -> InferenceRequest:
     ]
     checks.unique([tensor.name for tensor in tensors], "inputs")
     wanted = _wanted(wire.outputs) if wire.outputs else []
-    return trusted(
+    return construct(
         InferenceRequest,
         {
             "id": wire.id or None,
@@ -144,7 +144,7 @@ def _input(
             array = from_raw(raw, tensor.datatype)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"input '{name}': {error}") from None
-    return trusted(
+    return construct(
         RequestInput,
         {
             "name": name,

@@ -32,7 +32,7 @@ from oip_handler.messages import (
     RequestOutput,
     ResponseOutput,
     as_dict,
-    trusted,
+    construct,
 )
 from oip_handler.tensors import TensorData
 from oip_host.edge.common import field_checks as checks
@@ -68,7 +68,7 @@ def decode(body: bytes, header_length: int | None = None) -> InferenceRequest:
         checks.unique([tensor.name for tensor in tensors], "inputs")
     parameters = _parameters(document, "")
     _flag(parameters, "binary_data_output", "")
-    return trusted(
+    return construct(
         InferenceRequest,
         {
             "id": _optional(document, "id", str, ""),
@@ -235,7 +235,7 @@ def _input(entry: Any, where: str, rest: _Rest) -> RequestInput:
             array = from_raw(rest.take(size, where), datatype)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"input '{name}': {error}") from None
-    return trusted(
+    return construct(
         RequestInput,
         {
             "name": name,

@@ -12,14 +12,14 @@ import numpy as np
 import orjson
 import pytest
 
-from oip_handler.tensors import listed
+from oip_handler.array_list import to_list
 
 DTYPES = ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u4", "u8", "?"]
 WANTED = [None, "f4", "f8", "i8", "u1", "?", object]
 
 
 def made(dtype: str = "f4", size: int = 100) -> Any:
-    return listed(np.arange(size).astype(dtype))
+    return to_list(np.arange(size).astype(dtype))
 
 
 @pytest.mark.parametrize("wanted", WANTED)
@@ -29,7 +29,7 @@ def test_numpy_makes_the_same_of_it(dtype: str, wanted: Any) -> None:
     array = np.arange(100).astype(dtype)
     array.flags.writeable = False
     expected = np.array(array.tolist(), dtype=wanted)
-    found = np.asarray(listed(array), dtype=wanted)
+    found = np.asarray(to_list(array), dtype=wanted)
     assert expected.dtype == found.dtype
     assert np.array_equal(expected, found)
     assert found.flags.writeable
@@ -90,6 +90,6 @@ def test_what_is_small_nested_or_no_number_is_a_plain_list() -> None:
     nested = np.arange(200.0).reshape(2, 100)
     text = np.array([b"a"] * 100, dtype=object)
     for array in (np.arange(5.0), nested, text):
-        assert list is type(listed(array))
-        assert array.tolist() == listed(array)
-    assert 3.0 == listed(np.float32(3.0).reshape(()))
+        assert list is type(to_list(array))
+        assert array.tolist() == to_list(array)
+    assert 3.0 == to_list(np.float32(3.0).reshape(()))
