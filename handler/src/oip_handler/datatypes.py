@@ -7,7 +7,6 @@ vectorised and written here only.
 
 from __future__ import annotations
 
-import marshal
 import struct
 from enum import Enum
 from itertools import chain
@@ -71,10 +70,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(object),
 }
-_MANY = 256
-"""Elements of a list from which `marshal` is worth it."""
-_MARSHALLED_LIST = 5
-_MARSHALLED_FLOAT = np.dtype([("kind", np.uint8), ("value", "<f8")])
 _DATATYPES = {dtype: Datatype(name) for name, dtype in _DTYPES.items()}
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _INTEGER = (int, np.integer)
@@ -263,36 +258,11 @@ def from_list(values: Any, datatype: str) -> Array:
     and for ragged nesting.
     """
     name = _plain_name(datatype)
-    if type(values) is list:
-        if len(values) > _MANY and name in _FLOATS:
-            wide = _floats(values)
-            if wide is not None:
-                return from_numbers(wide, name)
-        if _PLAIN_KINDS[name].issuperset(map(type, values)):
-            return _fill(values, name)
+    if type(values) is list and _PLAIN_KINDS[name].issuperset(map(type, values)):
+        return _fill(values, name)
     flat, shape = unnest(values)
     _check_kinds(flat, name)
     return _fill(flat, name).reshape(shape)
-
-
-def _floats(values: list[Any]) -> Array | None:
-    """A list of nothing but floats as doubles; None where there is anything else.
-
-    `marshal` writes a list as one octet and its length, and each float as a `g` and its
-    eight octets, in one pass that looks at each element once: less than half of what
-    looking at the types and converting cost one after the other.
-    """
-    try:
-        data = marshal.dumps(values, 2)
-    except ValueError:  # something that it cannot write
-        return None
-    if len(data) != _MARSHALLED_LIST + len(values) * _MARSHALLED_FLOAT.itemsize:
-        return None
-    records = np.frombuffer(data, _MARSHALLED_FLOAT, offset=_MARSHALLED_LIST)
-    # after a float comes the next record, so that the first octets cannot be mistaken
-    if (records["kind"] != ord("g")).any():
-        return None
-    return records["value"].astype(np.float64)
 
 
 def _fill(flat: list[Any], name: str) -> Array:
