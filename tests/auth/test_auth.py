@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oip_handler.errors import Forbidden, InvalidToken, Unauthenticated
-from oip_host.auth import gate as auth
-from oip_host.auth import setup as guarding
-from oip_host.auth.gate import Gate, Guard
-from oip_host.auth.scopes import Principal, claimed, rights
+from oip_host.auth import setup, verifier
+from oip_host.auth.authorizer import Authorizer
+from oip_host.auth.scopes import Principal, parse_claims, parse_scopes
+from oip_host.auth.verifier import TokenVerifier
 from oip_host.config.settings import Configuration, Settings, read
 from oip_host.errors import ConfigurationError
 from support.configuration import Levels
@@ -36,8 +36,8 @@ from support.credentials import (
 HS = {"auth_enabled": True, "auth_secret": SECRET}
 
 
-def guard(**options: Any) -> Guard:
-    made = guarding.guard(Settings(**{**HS, **options}))
+def verifying(**options: Any) -> TokenVerifier:
+    made = setup.build_verifier(Settings(**{**HS, **options}))
     assert made is not None
     return made
 
@@ -47,8 +47,8 @@ def bearer(token: str) -> list[str]:
 
 
 def asks(token: str, **options: Any) -> Principal:
-    """Who bears a token to a new guard."""
-    return guard(**options).principal(bearer(token))
+    """Who bears a token to a new verifier."""
+    return verifying(**options).identify(bearer(token))
 
 
 # -- scopes -------------------------------------------------------------------
@@ -76,13 +76,13 @@ def test_a_scope_holds_for_the_models_of_its_pattern(
     words: list[str], may: bool
 ) -> None:
     """Exactly the scope, and exactly the names that the pattern matches."""
-    assert Principal("a", rights(words)).may("infer", "fraud") is may
+    assert Principal("a", parse_scopes(words)).may("infer", "fraud") is may
 
 
 @pytest.mark.parametrize("name", ["fraud\n", "\nfraud", "fraud/x", "xfraud", ""])
 def test_a_pattern_matches_whole_names_only(name: str) -> None:
     """What stands before or behind a name makes it another one."""
-    assert not Principal("a", rights(["infer:fraud"])).may("infer", name)
+    assert not Principal("a", parse_scopes(["infer:fraud"])).may("infer", name)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_scopes_are_read_from_the_claims(
     claims: dict[str, Any], expected: list[str]
 ) -> None:
     """Each form of the claims counts; the default is for tokens without any of them."""
-    assert claimed(claims, rights(["repository"])) == rights(expected)
+    assert parse_claims(claims, parse_scopes(["repository"])) == parse_scopes(expected)
 
 
 # -- tokens -------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_scopes_are_read_from_the_claims(
 
 def test_a_signed_token_names_who_bears_it() -> None:
     """Subject and scopes of a JWT are those of who asks."""
-    assert asks(signed(scope="infer:a")) == Principal("ci", rights(["infer:a"]))
+    assert asks(signed(scope="infer:a")) == Principal("ci", parse_scopes(["infer:a"]))
 
 
 def unsigned(claims: dict[str, Any], algorithm: str = "none") -> str:
@@ -201,7 +201,7 @@ def test_another_header_is_refused(
 ) -> None:
     """There has to be just one header, with just one token of the scheme Bearer."""
     with pytest.raises(Unauthenticated) as caught:
-        guard().principal(values)
+        verifying().identify(values)
     assert type(caught.value) is kind
     assert caught.value.http_status == 401
 
@@ -222,13 +222,13 @@ HEADERS = st.one_of(
 def test_nothing_at_random_gets_in(values: list[str]) -> None:
     """Whatever a header holds, it is refused, and never by another error."""
     with pytest.raises(Unauthenticated):
-        guard().principal(values)
+        verifying().identify(values)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
 def test_the_scheme_is_taken_in_any_case(scheme: str) -> None:
     """Names of schemes have no case (RFC 9110)."""
-    assert guard().principal([f"{scheme} {signed()}"]).name == "ci"
+    assert verifying().identify([f"{scheme} {signed()}"]).name == "ci"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_clocks_may_differ_by_the_leeway(leeway_s: int, good: bool) -> None:
 def test_a_default_gives_scopes_to_tokens_without_any() -> None:
     """`auth_default_scopes` is for tokens without the claim, as aiSSEMBLE's are."""
     options = {"auth_default_scopes": "infer:a*, metadata"}
-    expected = rights(["infer:a*", "metadata"])
+    expected = parse_scopes(["infer:a*", "metadata"])
     assert asks(signed(scope=None), **options).rights == expected
     assert asks(signed(scope="openid"), **options).rights == frozenset()
     assert asks(signed(scope=None)).rights == frozenset()
@@ -355,7 +355,7 @@ def test_a_static_token_is_known_by_its_digest(tmp_path: Path) -> None:
     options = with_tokens(
         tmp_path / "t", static_entry("ops", "letmein", "infer:a"), static_entry("b")
     )
-    assert asks("letmein", **options) == Principal("ops", rights(["infer:a"]))
+    assert asks("letmein", **options) == Principal("ops", parse_scopes(["infer:a"]))
     for wrong in ("letmeinn", "letmei", sha256(b"letmein").hexdigest()):
         with pytest.raises(InvalidToken):
             asks(wrong, **options)
@@ -364,37 +364,37 @@ def test_a_static_token_is_known_by_its_digest(tmp_path: Path) -> None:
 def test_static_tokens_and_jwts_stand_side_by_side(tmp_path: Path) -> None:
     """With both, each is taken."""
     options = with_tokens(tmp_path / "t", static_entry("ops", "letmein"))
-    both = guard(auth_tokens_file=options["auth_tokens_file"])
-    assert both.principal(bearer("letmein")).name == "ops"
-    assert both.principal(bearer(signed())).name == "ci"
+    both = verifying(auth_tokens_file=options["auth_tokens_file"])
+    assert both.identify(bearer("letmein")).name == "ops"
+    assert both.identify(bearer(signed())).name == "ci"
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are looked at for each request."""
-    monkeypatch.setattr(auth, "LOOK_EVERY_S", -1.0)
+    monkeypatch.setattr(verifier, "LOOK_EVERY_S", -1.0)
 
 
 def test_a_revoked_token_is_refused_at_once(at_once: None, tmp_path: Path) -> None:
     """A change of the file is in effect, also for a token that was known before."""
     path = tmp_path / "t"
-    asked = guard(**with_tokens(path, static_entry("a", "one"), static_entry("b")))
-    assert asked.principal(bearer("one")).name == "a"
+    asked = verifying(**with_tokens(path, static_entry("a", "one"), static_entry("b")))
+    assert asked.identify(bearer("one")).name == "a"
     with_tokens(path, static_entry("c", "two"), static_entry("b"))
     with pytest.raises(InvalidToken):
-        asked.principal(bearer("one"))
-    assert asked.principal(bearer("two")).name == "c"
+        asked.identify(bearer("one"))
+    assert asked.identify(bearer("two")).name == "c"
 
 
 def test_a_secret_is_exchanged_at_once(at_once: None, tmp_path: Path) -> None:
     """Tokens of the former secret are refused, also those known before."""
     (tmp_path / "s").write_text(SECRET + "\n")
-    asked = guard(auth_secret=None, auth_secret_file=str(tmp_path / "s"))
-    assert asked.principal(bearer(signed())).name == "ci"
+    asked = verifying(auth_secret=None, auth_secret_file=str(tmp_path / "s"))
+    assert asked.identify(bearer(signed())).name == "ci"
     (tmp_path / "s").write_text("y" * 40)
     with pytest.raises(InvalidToken):
-        asked.principal(bearer(signed()))
-    assert asked.principal(bearer(signed("y" * 40))).name == "ci"
+        asked.identify(bearer(signed()))
+    assert asked.identify(bearer(signed("y" * 40))).name == "ci"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", None], ids=str)
@@ -406,25 +406,25 @@ def test_a_broken_file_leaves_what_was(
 ) -> None:
     """While a file cannot be read what it said before holds, and the log says so."""
     path = tmp_path / "t"
-    asked = guard(**with_tokens(path, static_entry("a", "one")))
+    asked = verifying(**with_tokens(path, static_entry("a", "one")))
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     for _ in range(3):
-        assert asked.principal(bearer("one")).name == "a"
+        assert asked.identify(bearer("one")).name == "a"
     assert [str(path) in record.message for record in caplog.records] == [True]
     with_tokens(path, static_entry("a", "two"))
     with pytest.raises(InvalidToken):
-        asked.principal(bearer("one"))
+        asked.identify(bearer("one"))
 
 
 def test_a_known_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is remembered as genuine is so until it expires, and no longer."""
-    asked = guard(auth_leeway_s=0)
+    asked = verifying(auth_leeway_s=0)
     now = int(time.time())
     token = signed(exp=now + 30)
-    assert asked.principal(bearer(token)).name == "ci"
-    monkeypatch.setattr("oip_host.auth.gate.time.time", lambda: now + 31.0)
+    assert asked.identify(bearer(token)).name == "ci"
+    monkeypatch.setattr("oip_host.auth.verifier.time.time", lambda: now + 31.0)
 
     class Later(datetime):
         @classmethod
@@ -433,19 +433,19 @@ def test_a_known_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("jwt.api_jwt.datetime", Later)
     with pytest.raises(InvalidToken, match="expired"):
-        asked.principal(bearer(token))
+        asked.identify(bearer(token))
 
 
 def test_few_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tokens come, the memory for them is bounded."""
-    monkeypatch.setattr(auth, "KEPT", 5)
-    asked = guard()
+    monkeypatch.setattr(verifier, "CACHE_SIZE", 5)
+    asked = verifying()
     for i in range(20):
-        asked.principal(bearer(signed(sub=str(i))))
-    assert len(asked._known) == 5
+        asked.identify(bearer(signed(sub=str(i))))
+    assert len(asked._cache) == 5
 
 
-# -- the gate -----------------------------------------------------------------
+# -- the authorizer -----------------------------------------------------------------
 
 MAY: dict[str, tuple[str, dict[str, bool]]] = {
     # scopes: (scope, {"action model": allowed})
@@ -489,44 +489,44 @@ MAY: dict[str, tuple[str, dict[str, bool]]] = {
 @pytest.mark.parametrize(("scope", "cases"), MAY.values(), ids=MAY)
 def test_each_action_needs_its_scope(scope: str, cases: dict[str, bool]) -> None:
     """Exactly what a scope says is allowed, and what nobody thought of is not."""
-    gate = Gate(guard())
-    gate.enter(bearer(signed(scope=scope)))
+    authorizer = Authorizer(verifying())
+    authorizer.authenticate(bearer(signed(scope=scope)))
     for case, allowed in cases.items():
         action, _, model = case.partition(" ")
         if allowed:
-            gate.check(action, model)
+            authorizer.require(action, model)
         else:
-            with pytest.raises(Forbidden, match="has not the scope"):
-                gate.check(action, model)
+            with pytest.raises(Forbidden, match="lacks the scope"):
+                authorizer.require(action, model)
 
 
 def test_a_list_shows_what_the_token_may_know_of() -> None:
     """Of a list there are the entries of models with the scope `metadata`."""
-    gate = Gate(guard())
-    gate.enter(bearer(signed(scope="metadata:a* infer:b")))
-    assert gate.visible(["a", "ab", "b", "A"], str) == ["a", "ab"]
-    assert Gate(None).visible(["a", "b"], str) == ["a", "b"]
+    authorizer = Authorizer(verifying())
+    authorizer.authenticate(bearer(signed(scope="metadata:a* infer:b")))
+    assert authorizer.filter_visible(["a", "ab", "b", "A"], str) == ["a", "ab"]
+    assert Authorizer(None).filter_visible(["a", "b"], str) == ["a", "b"]
 
 
 def test_nobody_is_somebody_elses_stranger() -> None:
     """What is open asks for no token, and gives no rights of who asked before."""
-    gate = Gate(guard())
-    gate.enter(bearer(signed(scope="infer")))
-    gate.enter([], is_open=True)
-    gate.check("live")
+    authorizer = Authorizer(verifying())
+    authorizer.authenticate(bearer(signed(scope="infer")))
+    authorizer.authenticate([], is_open=True)
+    authorizer.require("live")
     for action in ("infer", "server", "index", "metrics"):
         with pytest.raises(Forbidden):
-            gate.check(action, "not valid")
+            authorizer.require(action, "not valid")
     with pytest.raises(Unauthenticated):
-        gate.enter([])
+        authorizer.authenticate([])
 
 
-def test_without_a_guard_everybody_may() -> None:
+def test_without_a_verifier_everything_is_allowed() -> None:
     """Without authentication nothing is asked, and a header is not read."""
-    gate = Gate(None)
-    gate.enter(["Basic x", "y"])
-    gate.check("infer", "a")
-    gate.check("metrics")
+    authorizer = Authorizer(None)
+    authorizer.authenticate(["Basic x", "y"])
+    authorizer.require("infer", "a")
+    authorizer.require("metrics")
 
 
 # -- options ------------------------------------------------------------------
@@ -537,7 +537,7 @@ FILES = "auth_secret, auth_secret_file, auth_jwks_file or auth_tokens_file"
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"auth_secret": None}, "auth_enabled: nothing to hold tokens against, set"),
+        ({"auth_secret": None}, "auth_enabled: found no keys or tokens, set"),
         (
             {"auth_secret": "x" * 31},
             "auth_secret: found a secret of 31 bytes, expected",
@@ -553,7 +553,7 @@ FILES = "auth_secret, auth_secret_file, auth_jwks_file or auth_tokens_file"
         ({"auth_secret_file": "x"}, "found auth_secret and auth_secret_file, expected"),
         (
             {"auth_secret": None, "auth_secret_file": "/no/such"},
-            "auth_secret_file: '/no/such' cannot be read: No such file",
+            "auth_secret_file: could not read '/no/such': No such file",
         ),
         (
             {"auth_secret": None, "auth_jwks_file": "/no/such"},
@@ -561,19 +561,19 @@ FILES = "auth_secret, auth_secret_file, auth_jwks_file or auth_tokens_file"
         ),
         ({"auth_default_scopes": "infer inferr:a"}, "found 'inferr:a', expected infer"),
         ({"auth_default_scopes": "metdata"}, "nearest: 'metadata'"),
-        ({"auth_tokens_file": "/no/such"}, "auth_tokens_file: '/no/such' cannot be"),
+        ({"auth_tokens_file": "/no/such"}, "auth_tokens_file: could not read '/no/such'"),
     ],
     ids=str,
 )
 def test_a_wrong_option_is_a_fault(options: dict[str, Any], fault: str) -> None:
     """Each wrong option is one line with what was found and expected, and no secret."""
     settings = Settings(**{**HS, **options})
-    (line,) = guarding.faults(settings)
+    (line,) = setup.find_faults(settings)
     assert fault in line
     assert SECRET not in line
     with pytest.raises(ConfigurationError):
-        guarding.guard(settings)
-    assert guarding.faults(settings.model_copy(update={"auth_enabled": False})) == []
+        setup.build_verifier(settings)
+    assert setup.find_faults(settings.model_copy(update={"auth_enabled": False})) == []
 
 
 def test_the_faults_come_all_at_once() -> None:
@@ -582,7 +582,7 @@ def test_the_faults_come_all_at_once() -> None:
         **{**HS, "auth_algorithm": "none,HS1", "auth_default_scopes": "x y"},
         auth_tokens_file="/no/such",
     )
-    assert len(guarding.faults(settings)) == 5
+    assert len(setup.find_faults(settings)) == 5
 
 
 @pytest.mark.parametrize(
@@ -606,7 +606,7 @@ def test_a_wrong_file_of_tokens_is_a_fault(
     text = document if isinstance(document, str) else json.dumps(document)
     (tmp_path / "t").write_text(text)
     settings = Settings(auth_enabled=True, auth_tokens_file=str(tmp_path / "t"))
-    (line,) = guarding.faults(settings)
+    (line,) = setup.find_faults(settings)
     assert line.startswith("auth_tokens_file: ")
     assert fault in line
     assert "hunter2" not in line
@@ -623,7 +623,7 @@ SMALL = {"kty": "RSA", "kid": "a", "e": "AQAB", "n": "w" * 171}
         ('{"keys": [1]}', "found no JWKS"),
         ('{"keys": []}', "found no key for RS256"),
         ({"keys": [{"kty": "EC", "crv": "P-256"}]}, "found no key for RS256"),
-        ({"keys": [{"kty": "RSA", "kid": "a"}]}, "the key 'a' cannot be read"),
+        ({"keys": [{"kty": "RSA", "kid": "a"}]}, "could not read the key 'a'"),
         ({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}, "the key None is secret"),
         ({"keys": [{**jwks(private_key("RS256"), "a"), "d": "x"}]}, "'a' is secret"),
         ({"keys": [SMALL]}, "the key 'a' has 1024 bits, expected 2048"),
@@ -636,7 +636,7 @@ def test_a_wrong_jwks_is_a_fault(document: Any, fault: str, tmp_path: Path) -> N
     (tmp_path / "k").write_text(text)
     options = with_keys(tmp_path)
     options["auth_jwks_file"] = str(tmp_path / "k")
-    (line,) = guarding.faults(Settings(**{**HS, **options}))
+    (line,) = setup.find_faults(Settings(**{**HS, **options}))
     assert line.startswith("auth_jwks_file: ")
     assert fault in line
 
@@ -655,14 +655,14 @@ def levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Levels:
 def test_a_secret_that_protects_nothing_is_told(levels: Levels) -> None:
     """What is set without `auth_enabled` is a warning; so is a secret argument."""
     off = configured(levels, AUTH_SECRET=SECRET, AUTH_ALGORITHM="HS256")
-    assert list(guarding.warnings(off)) == [
-        "AUTH_SECRET is set, but auth_enabled is false: nobody is asked for a token"
+    assert list(setup.find_warnings(off)) == [
+        "AUTH_SECRET is set, but auth_enabled is false: clients need no token"
     ]
     on = configured(levels, f"--auth_secret={SECRET}", "--auth_enabled=true")
-    (line,) = guarding.warnings(on)
-    assert line.startswith("--auth_secret: everybody on this machine can read")
+    (line,) = setup.find_warnings(on)
+    assert line.startswith("--auth_secret: every user of this machine can read")
     good = configured(levels, AUTH_SECRET=SECRET, AUTH_ENABLED="true")
-    assert list(guarding.warnings(good)) == []
+    assert list(setup.find_warnings(good)) == []
 
 
 def test_upstreams_properties_are_known_and_masked(levels: Levels) -> None:
@@ -705,11 +705,11 @@ def test_an_open_host_on_a_public_address_is_told(
     address: str, options: dict[str, Any], told: bool
 ) -> None:
     """Whoever leaves the door open is told, where others can reach it."""
-    assert bool(guarding.exposed(Settings(oip_bind=address, **options))) is told
+    assert bool(setup.describe_exposure(Settings(oip_bind=address, **options))) is told
 
 
 def test_loading_by_anyone_is_told() -> None:
     """The warning says what anyone may do."""
     open_to_all = Settings(oip_model_control="explicit")
-    assert "load and unload" in (guarding.exposed(open_to_all) or "")
-    assert "load and unload" not in (guarding.exposed(Settings()) or "")
+    assert "load and unload" in (setup.describe_exposure(open_to_all) or "")
+    assert "load and unload" not in (setup.describe_exposure(Settings()) or "")

@@ -346,7 +346,7 @@ def test_a_token_is_good_for_its_own_models_only(guarded: Server, model: str) ->
     ]:
         answer = ask(guarded, method, path, FRAUD)
         assert answer.status_code == 403, (method, path, answer.text)
-        assert "has not the scope" in answer.json()["error"]
+        assert "lacks the scope" in answer.json()["error"]
     for rpc, fields in RPCS.items():
         named = dict.fromkeys(fields, model)
         if named:

@@ -1,4 +1,4 @@
-"""From the options to the guard: what is wrong with them, and what to warn of."""
+"""From the options to a token verifier: their faults, and what to warn of."""
 
 from __future__ import annotations
 
@@ -8,68 +8,74 @@ from functools import partial
 from typing import Any, TypeVar
 
 from oip_host.auth import scopes
-from oip_host.auth.gate import Guard
 from oip_host.auth.tokens import (
     ALGORITHMS,
     SHARED,
     JwtRules,
     Key,
-    public_keys,
-    shared_keys,
-    static_tokens,
+    make_shared_keys,
+    parse_jwks,
+    parse_static_tokens,
 )
+from oip_host.auth.verifier import TokenVerifier
 from oip_host.config.settings import Configuration, Settings
 from oip_host.config.watched_file import Renewed
 from oip_host.errors import ConfigurationError, nearest
 
-__all__ = ["exposed", "faults", "guard", "warnings"]
+__all__ = ["build_verifier", "describe_exposure", "find_faults", "find_warnings"]
 
 T = TypeVar("T")
 
-_OF_JWTS = ("auth_secret", "auth_secret_file", "auth_jwks_file")
-_SOURCES = (*_OF_JWTS, "auth_tokens_file")
-"""What tokens are held against."""
+_JWT_OPTIONS = ("auth_secret", "auth_secret_file", "auth_jwks_file")
+_KEY_OPTIONS = (*_JWT_OPTIONS, "auth_tokens_file")
+"""The options that say which tokens are valid."""
 
 
-def guard(settings: Settings) -> Guard | None:
-    """What knows the tokens, where they are asked for; raises ConfigurationError."""
-    made, wrong = _made(settings)
+def build_verifier(settings: Settings) -> TokenVerifier | None:
+    """Return the verifier of tokens, or None if clients need none.
+
+    Raises ConfigurationError.
+    """
+    verifier, wrong = _build(settings)
     if wrong:
         raise ConfigurationError(wrong)
-    return made
+    return verifier
 
 
-def faults(settings: Settings) -> list[str]:
-    """A line for each thing that is wrong with the options and their files."""
-    return _made(settings)[1]
+def find_faults(settings: Settings) -> list[str]:
+    """Return a line for each fault of the options and their files."""
+    return _build(settings)[1]
 
 
-def _made(settings: Settings) -> tuple[Guard | None, list[str]]:
+def _build(settings: Settings) -> tuple[TokenVerifier | None, list[str]]:
+    """Return the verifier, and a line for each fault that forbids its use."""
     if not settings.auth_enabled:
         return None, []
     wrong: list[str] = []
-    given = [name for name in _SOURCES if getattr(settings, name) is not None]
+    given = [name for name in _KEY_OPTIONS if getattr(settings, name) is not None]
     if not given:
-        expected = f"{', '.join(_SOURCES[:-1])} or {_SOURCES[-1]}"
-        wrong.append(f"auth_enabled: nothing to hold tokens against, set {expected}")
-    keys = _keys(settings, [name for name in given if name in _OF_JWTS], wrong)
+        expected = f"{', '.join(_KEY_OPTIONS[:-1])} or {_KEY_OPTIONS[-1]}"
+        wrong.append(f"auth_enabled: found no keys or tokens, set {expected}")
+    keys = _keys(settings, [name for name in given if name in _JWT_OPTIONS], wrong)
     static = None
     if settings.auth_tokens_file is not None:
         path = settings.auth_tokens_file
-        static = _read("auth_tokens_file", lambda: Renewed(path, static_tokens), wrong)
+        static = _read(
+            "auth_tokens_file", lambda: Renewed(path, parse_static_tokens), wrong
+        )
     words = settings.auth_default_scopes.replace(",", " ").split()
-    wrong += scopes.faults(words, "auth_default_scopes")
+    wrong += scopes.find_scope_faults(words, "auth_default_scopes")
     rules = JwtRules(
         settings.auth_audience,
         settings.auth_issuer,
         settings.auth_leeway_s,
-        scopes.rights(words),
+        scopes.parse_scopes(words),
     )
-    return Guard(keys or (), rules, static), wrong
+    return TokenVerifier(keys or (), rules, static), wrong
 
 
 def _keys(settings: Settings, given: list[str], wrong: list[str]) -> Any:
-    """The keys of JWTs, where there are any, from the one option that gives them."""
+    """Return the keys of JWTs from the one option that names them, if any does."""
     if not given:
         return None
     if len(given) > 1:
@@ -82,21 +88,21 @@ def _keys(settings: Settings, given: list[str], wrong: list[str]) -> Any:
     if option == "auth_secret":
         assert settings.auth_secret is not None
         secret = settings.auth_secret.get_secret_value().encode()
-        return _read(option, lambda: shared_keys(secret, algorithms), wrong)
-    read = public_keys if option == "auth_jwks_file" else _keys_of_file
+        return _read(option, lambda: make_shared_keys(secret, algorithms), wrong)
+    parse = parse_jwks if option == "auth_jwks_file" else _parse_secret_file
     path = getattr(settings, option)
-    parse = partial(read, algorithms=algorithms)
-    return _read(option, lambda: Renewed(path, parse), wrong)
+    parse_keys = partial(parse, algorithms=algorithms)
+    return _read(option, lambda: Renewed(path, parse_keys), wrong)
 
 
-def _keys_of_file(content: bytes, algorithms: list[str]) -> tuple[Key, ...]:
-    return shared_keys(content.rstrip(b"\r\n"), algorithms)
+def _parse_secret_file(content: bytes, algorithms: list[str]) -> tuple[Key, ...]:
+    return make_shared_keys(content.rstrip(b"\r\n"), algorithms)
 
 
 def _algorithms(settings: Settings, option: str, wrong: list[str]) -> list[str]:
-    """The algorithms that fit the keys of an option; none where one does not.
+    """Return the algorithms if all fit the keys of an option, otherwise none.
 
-    One that takes a public key for a shared secret would let everybody sign.
+    An algorithm that used a public key as a shared secret would let anybody sign.
     """
     fitting = [
         name for name in ALGORITHMS if (name in SHARED) != (option == "auth_jwks_file")
@@ -112,43 +118,43 @@ def _algorithms(settings: Settings, option: str, wrong: list[str]) -> list[str]:
 
 
 def _read(option: str, make: Callable[[], T], wrong: list[str]) -> T | None:
-    """What is made of an option, or None and a fault."""
+    """Return what `make` makes of an option; None, and a fault, if it fails."""
     try:
         return make()
     except OSError as error:
-        wrong.append(f"{option}: {error.filename!r} cannot be read: {error.strerror}")
+        wrong.append(f"{option}: could not read {error.filename!r}: {error.strerror}")
     except ValueError as error:
         wrong.append(f"{option}: {error}")
     return None
 
 
-def warnings(configuration: Configuration) -> Iterator[str]:
-    """What looks like protection and is none, and a secret that others can read."""
+def find_warnings(configuration: Configuration) -> Iterator[str]:
+    """Yield a line for protection that is not on, and for a secret others can read."""
     settings = configuration.settings
     given = {path[0]: origin.source for path, origin in configuration.origins.items()}
-    for name in _SOURCES:
+    for name in _KEY_OPTIONS:
         if name in given and not settings.auth_enabled:
             yield (
-                f"{given[name]} is set, but auth_enabled is false: nobody is asked "
-                "for a token"
+                f"{given[name]} is set, but auth_enabled is false: "
+                "clients need no token"
             )
     if given.get("auth_secret", "").startswith("--"):
         yield (
-            "--auth_secret: everybody on this machine can read the arguments of a "
+            "--auth_secret: every user of this machine can read the arguments of a "
             "process; set AUTH_SECRET or auth_secret_file instead"
         )
 
 
-def exposed(settings: Settings) -> str | None:
-    """A warning where other machines reach a host that asks nobody for a token."""
+def describe_exposure(settings: Settings) -> str | None:
+    """Return a warning if other machines can reach a host that needs no token."""
     if settings.auth_enabled or _is_loopback(settings.oip_bind):
         return None
-    may = "ask every model"
+    uses = "use"
     if settings.oip_model_control == "explicit":
-        may += ", and load and unload it"
+        uses = "use, load and unload"
     return (
-        f"anyone who reaches a port at {settings.oip_bind} may {may}: auth_enabled is "
-        "false; set it, or let a gateway ask who comes"
+        f"no authentication: anyone who can reach {settings.oip_bind} can {uses} every "
+        "model; set auth_enabled or put an authenticating gateway in front"
     )
 
 

@@ -1,8 +1,8 @@
-"""Whether a token is genuine: JWTs by their signature, static ones by their digest.
+"""Verifying tokens: JWTs by their signature, static tokens by their digest.
 
 PyJWT does the cryptography. A key verifies one algorithm only, which the options name
-and never the token, and public keys stand in a JWKS (RFC 7517), so that none of them
-can be taken for a shared secret.
+and never the token, and public keys come in a JWKS (RFC 7517), so that none of them can
+be mistaken for a shared secret.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from oip_handler.errors import InvalidToken
-from oip_host.auth.scopes import Principal, Rights, claimed, faults, rights
+from oip_host.auth.scopes import (
+    Principal,
+    Rights,
+    find_scope_faults,
+    parse_claims,
+    parse_scopes,
+)
 
 __all__ = [
     "ALGORITHMS",
@@ -25,17 +31,17 @@ __all__ = [
     "JwtRules",
     "Key",
     "StaticToken",
-    "public_keys",
-    "shared_keys",
-    "static_principal",
-    "static_tokens",
-    "verified",
+    "find_static_principal",
+    "make_shared_keys",
+    "parse_jwks",
+    "parse_static_tokens",
+    "verify_jwt",
 ]
 
 log = logging.getLogger("oip_host")
 
 SHARED = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""Algorithms with a shared secret, and its least bytes (RFC 7518, 3.2)."""
+"""Algorithms with a shared secret, and its minimum bytes (RFC 7518, 3.2)."""
 _KINDS = {
     **dict.fromkeys(
         ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", "")
@@ -47,12 +53,12 @@ _KINDS = {
 }
 """Algorithms with a public key: its `kty`, and its `crv` if it has one."""
 ALGORITHMS = (*SHARED, *_KINDS)
-LEAST_RSA_BITS = 2048
+MIN_RSA_BITS = 2048
 
 
 @dataclass(frozen=True)
 class Key:
-    """What verifies the signatures of one algorithm."""
+    """A key that verifies the signatures of one algorithm."""
 
     algorithm: str
     key: Any = field(repr=False)
@@ -61,7 +67,7 @@ class Key:
 
 @dataclass(frozen=True)
 class JwtRules:
-    """What a JWT has to say beside its signature, and what one may without scopes."""
+    """What the claims of a JWT have to be, and the rights of one without scopes."""
 
     audience: str | None = None
     issuer: str | None = None
@@ -69,8 +75,8 @@ class JwtRules:
     default: Rights = frozenset()
 
 
-def shared_keys(secret: bytes, algorithms: Sequence[str]) -> tuple[Key, ...]:
-    """The keys that a shared secret is; ValueError where it is too short for one."""
+def make_shared_keys(secret: bytes, algorithms: Sequence[str]) -> tuple[Key, ...]:
+    """Return a key for each algorithm; raises ValueError for too short a secret."""
     for algorithm in algorithms:
         if len(secret) < SHARED[algorithm]:
             raise ValueError(
@@ -80,25 +86,28 @@ def shared_keys(secret: bytes, algorithms: Sequence[str]) -> tuple[Key, ...]:
     return tuple(Key(algorithm, secret) for algorithm in algorithms)
 
 
-def public_keys(document: bytes, algorithms: Sequence[str]) -> tuple[Key, ...]:
-    """The keys of a JWKS that verify one of the algorithms; ValueError without one."""
+def parse_jwks(document: bytes, algorithms: Sequence[str]) -> tuple[Key, ...]:
+    """Return the keys of a JWKS for these algorithms; raises ValueError if none."""
     try:
         entries = orjson.loads(document)["keys"]
-        found = [key for entry in entries for key in _usable(entry, algorithms)]
+        keys = [key for entry in entries for key in _parse_jwk(entry, algorithms)]
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         raise ValueError('found no JWKS, expected {"keys": [...]}') from None
-    if not found:
+    if not keys:
         raise ValueError(f"found no key for {', '.join(algorithms)}")
-    return tuple(found)
+    return tuple(keys)
 
 
-def _usable(entry: Mapping[str, Any], algorithms: Sequence[str]) -> list[Key]:
-    """A JWK for each algorithm that it fits; ValueError for what belongs in no JWKS."""
+def _parse_jwk(entry: Mapping[str, Any], algorithms: Sequence[str]) -> list[Key]:
+    """Return a key for each algorithm that a JWK fits.
+
+    Raises ValueError for a JWK that must not be in a JWKS.
+    """
     from jwt import PyJWK, PyJWTError
 
-    shown = f"the key {entry.get('kid')!r}"
+    label = f"the key {entry.get('kid')!r}"
     if entry.get("kty") == "oct" or "d" in entry:
-        raise ValueError(f"{shown} is secret, expected public keys only")
+        raise ValueError(f"{label} is secret, expected public keys only")
     if entry.get("use", "sig") != "sig":
         return []
     keys = []
@@ -107,11 +116,11 @@ def _usable(entry: Mapping[str, Any], algorithms: Sequence[str]) -> list[Key]:
             try:
                 key = PyJWK(dict(entry), name).key
             except (PyJWTError, ValueError) as error:
-                raise ValueError(f"{shown} cannot be read: {error}") from None
-            bits = getattr(key, "key_size", LEAST_RSA_BITS)
-            if entry["kty"] == "RSA" and bits < LEAST_RSA_BITS:
+                raise ValueError(f"could not read {label}: {error}") from None
+            bits = getattr(key, "key_size", MIN_RSA_BITS)
+            if entry["kty"] == "RSA" and bits < MIN_RSA_BITS:
                 raise ValueError(
-                    f"{shown} has {bits} bits, expected {LEAST_RSA_BITS} or more"
+                    f"{label} has {bits} bits, expected {MIN_RSA_BITS} or more"
                 )
             keys.append(Key(name, key, entry.get("kid")))
     return keys
@@ -122,39 +131,39 @@ def _fits(entry: Mapping[str, Any], algorithm: str) -> bool:
     return kind == _KINDS[algorithm] and entry.get("alg", algorithm) == algorithm
 
 
-def verified(
+def verify_jwt(
     token: str, keys: Sequence[Key], rules: JwtRules
 ) -> tuple[Principal, float]:
-    """Who bears a JWT, and when it expires, in seconds since 1970.
+    """Return the bearer of a JWT, and when it expires, in seconds since 1970.
 
-    Raises InvalidToken, whose text tells no more than whether the time is the reason.
+    Raises InvalidToken, whose text reveals only whether the time is the reason.
     """
     import jwt
 
     try:
-        claims = _claims(token, keys, rules)
+        claims = _decode(token, keys, rules)
         name = str(claims.get("sub") or claims.get("client_id") or "without a name")
-        principal = Principal(name, claimed(claims, rules.default))
+        principal = Principal(name, parse_claims(claims, rules.default))
         return principal, float(claims["exp"]) + rules.leeway_s
     except jwt.ExpiredSignatureError:
         raise InvalidToken("the token has expired") from None
     except jwt.ImmatureSignatureError:
         raise InvalidToken("the token is not valid yet") from None
-    except Exception as error:  # whatever a token makes of a parser, it lets nobody in
-        log.debug("a token is refused: %s: %s", type(error).__name__, error)
+    except Exception as error:  # whatever a token does to a parser, it is no pass
+        log.debug("rejected a token: %s: %s", type(error).__name__, error)
         raise InvalidToken("the token is not valid") from None
 
 
-def _claims(token: str, keys: Sequence[Key], rules: JwtRules) -> dict[str, Any]:
-    """The claims of a JWT that one of the keys has signed, and that fit the rules."""
+def _decode(token: str, keys: Sequence[Key], rules: JwtRules) -> dict[str, Any]:
+    """Return the claims of a JWT that a key has signed and the rules allow."""
     import jwt
 
     header = jwt.get_unverified_header(token)
-    if "crit" in header:  # extensions that have to be understood: there are none here
+    if "crit" in header:  # extensions that must be understood: there are none here
         raise jwt.InvalidTokenError("crit")
-    named = header.get("kid")
+    key_id = header.get("kid")
     for key in keys:
-        fits = named is None or key.id is None or key.id == named
+        fits = key_id is None or key.id is None or key.id == key_id
         if not fits or key.algorithm != header["alg"]:
             continue
         try:
@@ -177,7 +186,7 @@ def _claims(token: str, keys: Sequence[Key], rules: JwtRules) -> dict[str, Any]:
 
 
 class StaticToken(BaseModel):
-    """A token that an operator made, known by its SHA-256 only."""
+    """An operator's token, of which only the SHA-256 is known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -191,39 +200,39 @@ class StaticToken(BaseModel):
         return bytes.fromhex(self.sha256)
 
 
-def static_tokens(
-    document: bytes,
-) -> tuple[tuple[bytes, Principal], ...]:
-    """The principals of a file of static tokens, each with the token's digest.
+def parse_static_tokens(document: bytes) -> tuple[tuple[bytes, Principal], ...]:
+    """Return the principals in a file of static tokens, each with its token's digest.
 
-    ValueError with what is wrong in it, and without a digest: what was meant for one
-    may be a token.
+    Raises ValueError with each fault, but never with a digest: it may be a token that
+    was put there by mistake.
     """
     try:
-        found = _FILE.validate_json(document)
+        tokens = _FILE.validate_json(document)
     except ValidationError as error:
         wrong = [
             f"{'.'.join(map(str, detail['loc'])) or 'the file'}: {detail['msg']}"
             for detail in error.errors()
         ]
         raise ValueError("; ".join(wrong)) from None
-    wrong = [line for token in found for line in faults(token.scopes, token.name)]
-    if len({token.digest for token in found}) < len(found):
+    wrong = [
+        line for token in tokens for line in find_scope_faults(token.scopes, token.name)
+    ]
+    if len({token.digest for token in tokens}) < len(tokens):
         wrong.append("found one sha256 twice, expected one entry for each token")
     if wrong:
         raise ValueError("; ".join(wrong))
-    return tuple((t.digest, Principal(t.name, rights(t.scopes))) for t in found)
+    return tuple((t.digest, Principal(t.name, parse_scopes(t.scopes))) for t in tokens)
 
 
 _FILE: TypeAdapter[list[StaticToken]] = TypeAdapter(list[StaticToken])
 
 
-def static_principal(
+def find_static_principal(
     digest: bytes, known: Sequence[tuple[bytes, Principal]]
 ) -> Principal | None:
-    """Who bears the token of a digest.
+    """Return the bearer of the token with a digest, if it is known.
 
-    It is held against every known one, so that the time tells nothing.
+    The digest is compared with every known one, so that the time reveals nothing.
     """
     found = None
     for other, principal in known:

@@ -15,8 +15,8 @@ from typing import Any
 
 import uvicorn
 
-from oip_host.auth.gate import Gate
-from oip_host.auth.setup import guard
+from oip_host.auth.authorizer import Authorizer
+from oip_host.auth.setup import build_verifier
 from oip_host.config.settings import Settings
 from oip_host.edge.grpc.service import GrpcEdge
 from oip_host.edge.kserve_app.app import Repository, kserve_app
@@ -70,7 +70,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             access_log_format=settings.kserve_access_log_format,
         )
         self._shared = place is not None
-        self._gate = Gate(guard(settings))
+        self._auth = Authorizer(build_verifier(settings))
         self._settings = settings
         self._args = kserve_args
         self._edge: RestEdge | None = None
@@ -100,7 +100,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
                 self.state,
                 settings.kserve_max_threads,
                 self._grpc_limits(),
-                self._gate,
+                self._auth,
                 self._shared,
             )
             try:
@@ -200,13 +200,13 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
     def _probe_app(self) -> Probes:
         """The edge once more, for health and metrics alone."""
         most = self._settings.oip_max_body_bytes
-        return Probes(RestEdge(self.state, _nothing, most, Gate(None)))
+        return Probes(RestEdge(self.state, _nothing, most, Authorizer(None)))
 
     def _app(self) -> Any:
         """The edge in front of KServe's application, the access log around both."""
         most = self._settings.oip_max_body_bytes
-        behind = kserve_app(self, self.state, self._gate)
-        app: Any = RestEdge(self.state, behind, most, self._gate)
+        behind = kserve_app(self, self.state, self._auth)
+        app: Any = RestEdge(self.state, behind, most, self._auth)
         self._edge = app
         if self.access_log_format:
             from asgi_logger.middleware import AccessLoggerMiddleware

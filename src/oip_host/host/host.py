@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 import uvloop
 
-from oip_host.auth import setup as guarding
+from oip_host.auth import setup as auth
 from oip_host.config import selection
 from oip_host.config.property_watch import Watch
 from oip_host.config.settings import Configuration, read
@@ -110,7 +110,7 @@ class Host:
         )
         faults += [*unknown, *malformed, *wrong, *unfit]
         faults += _unfit([each.model for each in planned], configuration, kserve_args)
-        warnings += guarding.warnings(configuration)
+        warnings += auth.find_warnings(configuration)
         if not faults and not planned:
             faults = ["no installed handler can run as configured"]
         for line in (*configuration.warnings, *warnings):
@@ -138,7 +138,7 @@ class Host:
         faults += _unfit(models, configuration, kserve_args)
         place = entered()
         faults += wheels.add(configuration.settings, place.plugins if place else None)
-        for line in (*configuration.warnings, *guarding.warnings(configuration)):
+        for line in (*configuration.warnings, *auth.find_warnings(configuration)):
             log.warning("%s", line)
         if faults:
             raise ConfigurationError(faults)
@@ -225,9 +225,9 @@ class Host:
         else:
             log.info("worker %d of %d listens", self.place.index, self.place.count)
             self.place.tell(self.server.addresses)
-        exposed = guarding.exposed(self.configuration.settings)
-        if exposed and (self.place is None or self.place.is_first):
-            log.warning("%s", exposed)
+        exposure = auth.describe_exposure(self.configuration.settings)
+        if exposure and (self.place is None or self.place.is_first):
+            log.warning("%s", exposure)
 
     def _signalled(self, number: signal.Signals) -> None:
         assert self._stop is not None
@@ -348,7 +348,7 @@ def _unfit(
     return [
         *_one_ray(models, configuration),
         *certificates.faults(settings, kserve_args),
-        *guarding.faults(settings),
+        *auth.find_faults(settings),
         *exporting.faults(settings),
     ]
 

@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 
 from oip_handler.errors import OIPError
-from oip_host.auth.gate import Gate
+from oip_host.auth.authorizer import Authorizer
 from oip_host.edge.grpc import health as grpc_health
 from oip_host.edge.grpc.messages import SERVICE
 from oip_host.edge.transport.error_body import client_text
 from oip_host.telemetry import refusals
 
-__all__ = ["GrpcGate"]
+__all__ = ["AuthInterceptor"]
 
 _OPEN = {
     *(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady")),
@@ -23,11 +23,11 @@ _OPEN = {
 """What is answered to everybody, as by REST."""
 
 
-class GrpcGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it has no types
+class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it has no types
     """Lets in who brings a token; the RPCs themselves check what that one may."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, authorizer: Authorizer) -> None:
+        self._auth = authorizer
 
     async def intercept_service(
         self,
@@ -43,9 +43,9 @@ class GrpcGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it has no t
         method = details.method
         is_open = method in _OPEN
         try:
-            self._gate.enter(sent, is_open)
+            self._auth.authenticate(sent, is_open)
             if not (is_open or method.startswith(f"/{SERVICE}/")):
-                self._gate.check(method)  # reflection, and what there is not
+                self._auth.require(method)  # reflection, and what there is not
         except OIPError as error:
             refusals.count("grpc", error.kind)
             return _refusal(error)

@@ -14,11 +14,11 @@ from google.protobuf.json_format import ParseDict
 from grpc_reflection.v1alpha import reflection
 
 from oip_handler.errors import ModelNotReady, OIPError
-from oip_host.auth.gate import Gate
+from oip_host.auth.authorizer import Authorizer
 from oip_host.edge.common import model_documents as documents
 from oip_host.edge.grpc import codec as grpc_codec
 from oip_host.edge.grpc import health as grpc_health
-from oip_host.edge.grpc.auth_interceptor import GrpcGate
+from oip_host.edge.grpc.auth_interceptor import AuthInterceptor
 from oip_host.edge.grpc.messages import SERVICE, message, pool
 from oip_host.edge.transport.error_body import client_text
 from oip_host.models.server_state import ServerState
@@ -64,15 +64,17 @@ class GrpcEdge:
         state: ServerState,
         max_threads: int,
         options: dict[str, int],
-        gate: Gate,
+        authorizer: Authorizer,
         shared: bool = False,
     ) -> None:
         self._state = state
-        self._gate = gate
+        self._auth = authorizer
         self._registry = state.registry
         self._server = grpc.aio.server(
             ThreadPoolExecutor(max_threads, thread_name_prefix="grpc"),
-            interceptors=[GrpcGate(gate)] if gate.guarded else None,
+            interceptors=[AuthInterceptor(authorizer)]
+            if authorizer.is_enabled
+            else None,
             # else a port that is taken is an error, not a silent second server
             options=[("grpc.so_reuseport", int(shared)), *options.items()],
         )
@@ -83,7 +85,7 @@ class GrpcEdge:
             (grpc.method_handlers_generic_handler(SERVICE, handlers),)
         )
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_departure)
-        grpc_health.serve(self._server, state, gate.guarded)
+        grpc_health.serve(self._server, state, authorizer.is_enabled)
         reflection.enable_server_reflection(
             (SERVICE, grpc_health.SERVICE, reflection.SERVICE_NAME), self._server, pool
         )
@@ -119,7 +121,7 @@ class GrpcEdge:
             raise ModelNotReady("the server is shutting down")
         received = grpc_codec.parse(data)
         wire = received.message
-        self._gate.check("infer", wire.model_name)
+        self._auth.require("infer", wire.model_name)
         model = self._registry.find(wire.model_name, wire.model_version or None)
         ours = current.get()
         assert ours is not None
@@ -143,52 +145,52 @@ class GrpcEdge:
         return message("ServerLiveResponse")(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        reasons = await self._state.health(self._gate.guarded)
+        reasons = await self._state.health(self._auth.is_enabled)
         return message("ServerReadyResponse")(ready=not reasons)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = message("ModelReadyResponse")
         try:
             version = request.version or None
-            await self._state.model_health(request.name, version, self._gate.guarded)
+            await self._state.model_health(request.name, version, self._auth.is_enabled)
         except ModelNotReady:
             return answer(ready=False)
         return answer(ready=True)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._gate.check("server")
+        self._auth.require("server")
         return message("ServerMetadataResponse")(**self._state.metadata())
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._gate.check("metadata", request.name)
+        self._auth.require("metadata", request.name)
         model = self._registry.find(request.name, request.version or None)
         versions = self._registry.versions(request.name)
         document = documents.metadata(await model.metadata(), request.name, versions)
         return message("ModelMetadataResponse")(**document)
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._gate.check("config", request.name)
+        self._auth.require("config", request.name)
         model = self._registry.find(request.name, request.version or None)
         document = documents.config(await model.metadata(), model)
         return message("ModelConfigResponse")(config=document)
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._gate.check("stats", request.name)
+        self._auth.require("stats", request.name)
         version = request.version or None
         statistics = await self._state.statistics(request.name, version)
         answer = message("ModelStatisticsResponse")()
-        shown = self._gate.visible(statistics, _name)
+        shown = self._auth.filter_visible(statistics, _name)
         # what has no field here, as the empty lists of Triton's optional parts
         return ParseDict({"model_stats": shown}, answer, ignore_unknown_fields=True)
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._gate.check("index")
-        index = self._gate.visible(await self._state.index(request.ready), _name)
+        self._auth.require("index")
+        index = self._auth.filter_visible(await self._state.index(request.ready), _name)
         return message("RepositoryIndexResponse")(models=index)
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
         name = request.model_name or request.repository_name
-        self._gate.check("load", name)
+        self._auth.require("load", name)
         await self._state.load(name, request.parameters)
         return message("RepositoryModelLoadResponse")(model_name=name, isLoaded=True)
 
@@ -196,7 +198,7 @@ class GrpcEdge:
         self, request: Any, context: Any
     ) -> Any:
         name = request.model_name or request.repository_name
-        self._gate.check("unload", name)
+        self._auth.require("unload", name)
         await self._state.unload(name)
         return message("RepositoryModelUnloadResponse")(
             model_name=name, isUnloaded=True

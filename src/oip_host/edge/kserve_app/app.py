@@ -18,7 +18,7 @@ from oip_handler.errors import (
     NotSupported,
     OIPError,
 )
-from oip_host.auth.gate import Gate
+from oip_host.auth.authorizer import Authorizer
 from oip_host.edge.common import failure_counts
 from oip_host.edge.transport.error_body import error_body
 from oip_host.kserve.api import kserve, register_v1_endpoints, register_v2_endpoints
@@ -63,7 +63,9 @@ class Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has no
         return {name: self._registry.find(name) for name in self._registry.names()}
 
 
-def kserve_app(server: kserve.ModelServer, state: ServerState, gate: Gate) -> FastAPI:
+def kserve_app(
+    server: kserve.ModelServer, state: ServerState, authorizer: Authorizer
+) -> FastAPI:
     """The application of a KServe server, with the errors and the rights of the edge.
 
     It is behind the edge, which answers V2: that is here for `/docs` alone.
@@ -74,7 +76,7 @@ def kserve_app(server: kserve.ModelServer, state: ServerState, gate: Gate) -> Fa
         docs_url="/docs" if server.enable_docs_url else None,
         redoc_url=None,
         telemetry=_NO_TELEMETRY,
-        dependencies=[Depends(_Checked(gate))] if gate.guarded else None,
+        dependencies=[Depends(_Checked(authorizer))] if authorizer.is_enabled else None,
     )
     app.add_api_route("/", server.dataplane.live)
     register_v1_endpoints(app, server.dataplane, server.model_repository_extension)
@@ -89,15 +91,17 @@ def kserve_app(server: kserve.ModelServer, state: ServerState, gate: Gate) -> Fa
 class _Checked:
     """Whether who asks may do so, with the model's name as the router has it."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, authorizer: Authorizer) -> None:
+        self._auth = authorizer
 
     async def __call__(self, request: Request) -> None:
         path, name = request.scope["path"], request.path_params.get("model_name")
         if name is None:
-            self._gate.check("server" if path == "/" else path)
+            self._auth.require("server" if path == "/" else path)
         else:
-            self._gate.check("infer" if request.method == "POST" else "metadata", name)
+            self._auth.require(
+                "infer" if request.method == "POST" else "metadata", name
+            )
 
 
 class _Failed:

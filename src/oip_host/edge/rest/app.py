@@ -18,7 +18,7 @@ from oip_handler.errors import (
     OIPError,
     PayloadTooLarge,
 )
-from oip_host.auth.gate import Gate
+from oip_host.auth.authorizer import Authorizer
 from oip_host.edge.common import failure_counts
 from oip_host.edge.common import model_documents as documents
 from oip_host.edge.common.field_checks import found
@@ -103,10 +103,14 @@ class RestEdge:
     """Answers `/v2…` and `/metrics` itself; the rest goes to `fallback`."""
 
     def __init__(
-        self, state: ServerState, fallback: App, max_body_bytes: int, gate: Gate
+        self,
+        state: ServerState,
+        fallback: App,
+        max_body_bytes: int,
+        authorizer: Authorizer,
     ) -> None:
         self._state = state
-        self._gate = gate
+        self._auth = authorizer
         self._registry = state.registry
         self._fallback = fallback
         self._max_body = max_body_bytes
@@ -140,7 +144,7 @@ class RestEdge:
         call = Call("", None, headers, receive, context)
         answer: Answer | None = None
         try:
-            if self._gate.guarded:
+            if self._auth.is_enabled:
                 self._enter(scope)
             if is_own:
                 answer = await self._answer(scope, call)
@@ -186,14 +190,16 @@ class RestEdge:
         """
         sent = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
         path = scope["path"]
-        self._gate.enter([value.decode("latin-1") for value in sent], is_open(path))
+        self._auth.authenticate(
+            [value.decode("latin-1") for value in sent], is_open(path)
+        )
         if not path.startswith(("/v2", "/v1/")) and path != "/":
-            self._gate.check(path)
+            self._auth.require(path)
 
     async def _answer(self, scope: Scope, call: Call) -> Answer:
         path, method = scope["path"], scope["method"]
         name, version, action = route(path)
-        self._gate.check(action, name)
+        self._auth.require(action, name)
         expected = method_of(action)
         if method != expected and not (method == "HEAD" and expected == "GET"):
             refusals.count(call.context.protocol, MethodNotAllowed.__name__)
@@ -283,7 +289,9 @@ class RestEdge:
 
     async def _ready(self, call: Call) -> Answer:
         try:
-            await self._state.model_health(call.name, call.version, self._gate.guarded)
+            await self._state.model_health(
+                call.name, call.version, self._auth.is_enabled
+            )
         except ModelNotReady as error:  # an answer, and no refusal
             return failure(error)
         return _json({"name": call.name, "ready": True})
@@ -294,7 +302,7 @@ class RestEdge:
 
     async def _stats(self, call: Call) -> Answer:
         statistics = await self._state.statistics(call.name, call.version)
-        return _json({"model_stats": self._gate.visible(statistics, _name)})
+        return _json({"model_stats": self._auth.filter_visible(statistics, _name)})
 
     # -- of the repository ----------------------------------------------------
 
@@ -304,7 +312,7 @@ class RestEdge:
         if not isinstance(ready, (bool, type(None))):
             raise InvalidRequest(f"ready: found {found(ready)}, expected true or false")
         index = await self._state.index(bool(ready))
-        return _json(self._gate.visible(index, _name))
+        return _json(self._auth.filter_visible(index, _name))
 
     async def _load(self, call: Call) -> Answer:
         asked = rest_codec.optional_object(await self._body(call))
@@ -330,14 +338,14 @@ class RestEdge:
         return _json({"live": True})
 
     async def _health(self, call: Call) -> Answer:
-        reasons = await self._state.health(self._gate.guarded)
+        reasons = await self._state.health(self._auth.is_enabled)
         if reasons:
             document = {"ready": False, "error": "; ".join(reasons)}
             return Answer(orjson.dumps(document), status=503)
         return _json({"ready": True})
 
     async def _models(self, call: Call) -> Answer:
-        return _json({"models": self._gate.visible(self._registry.names(), str)})
+        return _json({"models": self._auth.filter_visible(self._registry.names(), str)})
 
     async def _metrics(self, call: Call) -> Answer:
         accept = call.headers.get(b"accept", b"").decode("latin-1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from oip_handler.errors import NotFound
-from oip_host.auth.gate import OPEN
+from oip_host.auth.authorizer import OPEN
 
 __all__ = ["MODEL", "REPOSITORY", "SERVER", "is_open", "method_of", "route"]
 
