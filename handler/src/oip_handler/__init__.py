@@ -2,8 +2,8 @@
 
 Everything that a plugin needs: the handler's methods, the messages of the Open
 Inference Protocol, its datatypes, and the errors that a handler may raise. It knows no
-server. The names below load at first use, so that
-`oip_handler.errors` alone does not bring numpy.
+server. The names below load when they are first used, so that importing
+`oip_handler.errors` does not import numpy.
 """
 
 from __future__ import annotations

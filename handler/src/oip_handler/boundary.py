@@ -1,7 +1,7 @@
-"""The boundary to a handler: what goes in, what comes out, and what it raises.
+"""The checks around a call of a handler: its request, its response, its exceptions.
 
-Requests are checked on the way in and answers on the way out, whichever package their
-classes come from; exceptions are translated in one place.
+Requests and responses are checked whichever package their classes come from;
+exceptions are translated in one place.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ __all__ = [
 
 T = TypeVar("T")
 Encode: TypeAlias = Callable[[InferenceRequest, InferenceResponse], T]
-"""Makes something of an answer to a request, as its bytes for a client."""
+"""A function that encodes the response to a request, for example for the wire."""
 
 
 class EncodedResponse(Generic[T]):
-    """What was made of an answer, and its outputs."""
+    """An encoded response, and the outputs that it was made from."""
 
     __slots__ = ("content", "outputs")
 
@@ -56,16 +56,16 @@ class EncodedResponse(Generic[T]):
 
 
 def check_inputs(request: InferenceRequest, metadata: Any) -> None:
-    """Hold a request's inputs against a model's metadata; raises InvalidRequest.
+    """Check a request's inputs against a model's metadata.
 
-    Every input of the metadata has to be there, and no other, of its datatype and
-    shape; a dimension of -1 fits any.
+    The request must have each input of the metadata and no other, with the same
+    datatype and shape; a dimension of -1 fits any size. Raises InvalidRequest.
     """
     known = {tensor.name: tensor for tensor in metadata.inputs}
-    given = [tensor.name for tensor in request.inputs]
-    if sorted(given) != sorted(known):
+    names = [tensor.name for tensor in request.inputs]
+    if sorted(names) != sorted(known):
         raise InvalidRequest(
-            f"inputs: found {', '.join(given)}, expected {', '.join(known)}"
+            f"inputs: found {', '.join(names)}, expected {', '.join(known)}"
         )
     for tensor in request.inputs:
         expected = known[tensor.name]
@@ -89,11 +89,11 @@ def check_inputs(request: InferenceRequest, metadata: Any) -> None:
 def check_response(
     request: InferenceRequest, answer: Any, model: str, version: str
 ) -> InferenceResponse:
-    """A handler's answer as the host's own message, with the outputs asked for.
+    """Return a handler's answer as the host's own message, with the requested outputs.
 
-    Its tensors fit their own shapes and datatypes; name, version and id are the
-    host's. Raises HandlerFault where the answer is wrong, InvalidRequest where the
-    request names an output that there is not.
+    Its tensors fit their shapes and datatypes; name, version and id are the host's.
+    Raises HandlerFault if the answer is invalid, and InvalidRequest if the request
+    names an output that the answer does not have.
     """
     try:
         outputs = [_check_output(tensor) for tensor in answer.outputs]
@@ -103,9 +103,9 @@ def check_response(
             raise TypeError(f"id is a {type(identity).__name__}, expected a string")
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        location = ".".join(map(str, first["loc"]))
         raise HandlerFault(
-            f"model '{model}' returned an invalid response: {where}: {first['msg']}"
+            f"model '{model}' returned an invalid response: {location}: {first['msg']}"
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise HandlerFault(
@@ -126,10 +126,10 @@ def check_response(
 
 
 def translate(error: Exception, model: str) -> OIPError:
-    """What a client is told of a handler's exception; the one place that decides it.
+    """Return the error that a client gets for a handler's exception.
 
-    ValueError and TypeError are the client's fault, as upstream has it. Of anything
-    else the client learns nothing.
+    ValueError and TypeError count as the client's fault, as they do upstream. The text
+    of anything else stays in the server's log.
     """
     if isinstance(error, OIPError):
         return error
@@ -141,7 +141,10 @@ def translate(error: Exception, model: str) -> OIPError:
 
 
 def check_request(request: InferenceRequest) -> None:
-    """Hold a request's tensors against their shapes; raises InvalidRequest."""
+    """Check a request's tensors against their shapes and datatypes.
+
+    Raises InvalidRequest.
+    """
     try:
         request.validate_oip()
     except (TypeError, ValueError) as error:
@@ -149,7 +152,7 @@ def check_request(request: InferenceRequest) -> None:
 
 
 def _check_output(tensor: Any) -> ResponseOutput:
-    """One output of a handler, of whichever package's class, held against itself."""
+    """Return an output of any package's class as the host's message, checked."""
     output = tensor if _is_ours(tensor) else _convert_output(tensor)
     try:
         check(output.data, output.shape, output.datatype)
@@ -161,7 +164,7 @@ def _check_output(tensor: Any) -> ResponseOutput:
 
 
 def _is_ours(tensor: Any) -> bool:
-    """Whether an output is the host's own message, and nobody bent it since."""
+    """Return whether an output is the host's own message, with fields still valid."""
     return (
         type(tensor) is ResponseOutput
         and tensor.parameters is None
@@ -177,7 +180,7 @@ _INTEGERS = frozenset({int})
 
 
 def _convert_output(tensor: Any) -> ResponseOutput:
-    """Another package's output as the host's own message."""
+    """Return another package's output as the host's own message."""
     data = getattr(tensor.data, "array", None)
     if data is None:
         data = getattr(tensor.data, "root", tensor.data)
@@ -191,7 +194,7 @@ def _convert_output(tensor: Any) -> ResponseOutput:
 
 
 def _check_parameters(parameters: Any) -> Parameters | None:
-    """Parameters of an answer; ValueError for one that the protocol cannot carry."""
+    """Return a response's parameters; ValueError if the protocol cannot carry one."""
     plain = as_dict(parameters)
     for name, value in plain.items():
         if not isinstance(value, (str, bool, int, float)):
@@ -205,6 +208,7 @@ def _check_parameters(parameters: Any) -> Parameters | None:
 def _select(
     outputs: list[ResponseOutput], wanted: list[RequestOutput], model: str
 ) -> list[ResponseOutput]:
+    """Return the wanted outputs; InvalidRequest for one that does not exist."""
     by_name = {output.name: output for output in outputs}
     for want in wanted:
         if want.name not in by_name:
@@ -216,7 +220,7 @@ def _select(
 
 
 def count_elements(tensors: Iterable[Any]) -> int:
-    """The number of elements of all tensors that are arrays by now."""
+    """Return the number of elements of the tensors that are arrays already."""
     total = 0
     for tensor in tensors:
         array = tensor.data.array

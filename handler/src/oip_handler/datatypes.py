@@ -1,8 +1,8 @@
 """The protocol's datatypes, and arrays of each from lists and from raw bytes.
 
 The datatypes are those of the Open Inference Protocol ("Tensor Data Types" in
-`inference_rest.md`) and BF16, which Triton added. Every rule for an element is
-vectorised and written here only.
+`inference_rest.md`) and BF16, which Triton added. The rules for an element stand here
+only, and are applied to whole arrays.
 """
 
 from __future__ import annotations
@@ -81,25 +81,25 @@ _KINDS: dict[str, tuple[type, ...]] = {
 _PLAIN_KINDS: dict[str, frozenset[type]] = {
     name: frozenset({float, int} if name in _FLOATS else {int}) for name in _DTYPES
 } | {"BOOL": frozenset({bool}), "BYTES": frozenset({str, bytes})}
-"""Element types that need no closer look; a nested list has others."""
+"""Element types that fit without a further check; a nested list has others."""
 _CODES = {
     name: dtype.char
     for name, dtype in _DTYPES.items()
     if name not in ("BOOL", "BF16", "BYTES")
 }
-"""Each datatype's code in `struct`, which refuses what is out of range."""
+"""Each datatype's code in `struct`, which rejects a value out of range."""
 _CODES |= {"INT64": "q", "UINT64": "Q", "FP16": "e"}
 
 
 def _plain_name(datatype: str) -> str:
-    """The datatype's name as a plain `str`, also for another package's enum."""
+    """Return the datatype's name as a plain `str`, also for another package's enum."""
     if type(datatype) is Datatype:
         return datatype._value_  # without the detour by which Enum finds `value`
     return getattr(datatype, "value", datatype)
 
 
 def numpy_dtype(datatype: str) -> np.dtype[Any]:
-    """The numpy dtype of a protocol datatype; `object` for BYTES.
+    """Return the numpy dtype of a protocol datatype; `object` for BYTES.
 
     Raises ValueError for a name that the protocol does not have.
     """
@@ -117,7 +117,7 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
 
 
 def datatype_of(dtype: np.dtype[Any]) -> Datatype:
-    """The protocol datatype of a numpy dtype; text and objects are BYTES.
+    """Return the protocol datatype of a numpy dtype; BYTES for text and objects.
 
     Raises TypeError for a dtype that the protocol cannot carry (complex, datetime, …).
     """
@@ -132,9 +132,9 @@ def datatype_of(dtype: np.dtype[Any]) -> Datatype:
 
 
 def unnest(values: Any) -> tuple[list[Any], list[int]]:
-    """The elements in row-major order and the shape of the nesting.
+    """Return the elements in row-major order and the shape of the nesting.
 
-    Raises ValueError where the nesting is not rectangular.
+    Raises ValueError if the nesting is not rectangular.
     """
     if not isinstance(values, (list, tuple)):
         return [values], []
@@ -151,7 +151,7 @@ def unnest(values: Any) -> tuple[list[Any], list[int]]:
 
 
 def _check_kinds(flat: list[Any], name: str) -> None:
-    """Raise where an element is not of the kind that the datatype takes."""
+    """Raise TypeError if an element is not of a kind that the datatype accepts."""
     allowed = _KINDS.get(name, _INTEGER)
     wrong = {
         kind
@@ -169,7 +169,7 @@ def _check_kinds(flat: list[Any], name: str) -> None:
 
 
 def _describe(value: Any) -> str:
-    """A value as an error text shows it: its kind, and itself where it is short."""
+    """Return a value as an error text shows it: its type and its text, shortened."""
     kind = {dict: "an object", type(None): "null"}.get(type(value))
     if kind:
         return kind
@@ -182,7 +182,7 @@ def _describe(value: Any) -> str:
 
 
 def _range_error(flat: list[Any], name: str) -> ValueError:
-    """Which element is out of the datatype's range; called when one is."""
+    """Return an error that names the element out of the datatype's range."""
     if name in _FLOATS:
         return _overflow_error(flat, name)
     info = np.iinfo(_DTYPES[name])
@@ -194,6 +194,7 @@ def _range_error(flat: list[Any], name: str) -> ValueError:
 
 
 def _overflow_error(flat: Any, name: str) -> ValueError:
+    """Return an error that names the number too large for a float datatype."""
     try:
         wide = np.asarray(flat, dtype=np.float64)
     except OverflowError:
@@ -205,10 +206,10 @@ def _overflow_error(flat: Any, name: str) -> ValueError:
 
 
 def _pack(flat: list[Any], name: str) -> Array:
-    """Numbers of the right kinds in an array; raises ValueError for one out of range.
+    """Return numbers of the right kinds as an array; ValueError if one is out of range.
 
-    `struct` converts and checks in one pass, which is faster than numpy's own reading
-    of a list, and numpy makes an infinity of a float that is too large.
+    `struct` converts and checks in one pass. That is faster than numpy's reading of a
+    list, which also turns a float that is too large into an infinity.
     """
     try:
         if name == "BF16":
@@ -221,9 +222,9 @@ def _pack(flat: list[Any], name: str) -> Array:
 
 
 def from_numbers(wide: Array, datatype: str) -> Array:
-    """An array of the datatype from 64-bit numbers of its own kind, as JSON has them.
+    """Return an array of the datatype from 64-bit numbers of its kind, as from JSON.
 
-    Raises ValueError for one out of range, with the text of `from_list`.
+    Raises ValueError for a number out of range, with the text of `from_list`.
     """
     name = _plain_name(datatype)
     dtype = _DTYPES[name]
@@ -236,7 +237,7 @@ def from_numbers(wide: Array, datatype: str) -> Array:
 
 
 def _narrow(wide: Array, name: str) -> Array:
-    """Doubles as an array of a float datatype; ValueError where one is too large."""
+    """Convert doubles to a float datatype; ValueError if one is too large."""
     if name == "FP64":
         return wide
     with np.errstate(over="ignore"):
@@ -248,11 +249,11 @@ def _narrow(wide: Array, name: str) -> Array:
 
 
 def from_list(values: Any, datatype: str) -> Array:
-    """An array of the datatype from a flat or nested list (or one bare element).
+    """Return an array of the datatype from a flat or nested list, or one bare element.
 
-    Its shape is the shape of the nesting. BYTES gives an object array of the very
-    `str` and `bytes` elements. An integer is taken for a float, nothing else for
-    anything else.
+    Its shape is the shape of the nesting. BYTES gives an object array of the same
+    `str` and `bytes` elements. An integer is accepted as a float; no other element is
+    converted.
 
     Raises TypeError for an element of the wrong kind, ValueError for one out of range
     and for ragged nesting.
@@ -266,7 +267,7 @@ def from_list(values: Any, datatype: str) -> Array:
 
 
 def _fill(flat: list[Any], name: str) -> Array:
-    """A flat array of elements of the right kinds."""
+    """Return a flat array of elements that are of the right kinds."""
     if name == "BYTES":
         array = np.empty(len(flat), dtype=object)
         array[:] = flat
@@ -275,10 +276,11 @@ def _fill(flat: list[Any], name: str) -> Array:
 
 
 def from_raw(buffer: memoryview | bytes, datatype: str) -> Array:
-    """A flat array on raw tensor bytes: row-major, little-endian, BYTES with lengths.
+    """Return a flat array of raw tensor bytes.
 
-    It is a read-only view on the buffer, but for BYTES and where the buffer is not
-    aligned for the datatype. Raises ValueError where the size does not fit.
+    They are row-major and little-endian; each BYTES element follows its length. The
+    array is a read-only view of the buffer, except for BYTES and for a buffer that is
+    not aligned for the datatype. Raises ValueError if the size does not fit.
     """
     name = _plain_name(datatype)
     if name == "BYTES":
@@ -293,32 +295,32 @@ def from_raw(buffer: memoryview | bytes, datatype: str) -> Array:
         octets = np.frombuffer(buffer, np.uint8)
         return (octets if octets.max(initial=0) <= 1 else octets != 0).view(np.bool_)
     array = np.frombuffer(buffer, dtype)
-    if not array.flags.aligned:  # native libraries take no unaligned memory
+    if not array.flags.aligned:  # native libraries need aligned memory
         array = array.copy()
         array.flags.writeable = False
     return array
 
 
 def _bytes_from_raw(buffer: memoryview | bytes) -> Array:
-    """Elements of 4 bytes of length, little-endian, and as many bytes of content."""
-    buffer = bytes(buffer)  # of which a slice is quicker than of a view
+    """Read elements of 4 bytes of length, little-endian, and that many of content."""
+    buffer = bytes(buffer)  # slicing bytes is quicker than slicing a view
     elements: list[bytes] = []
-    at, end = 0, len(buffer)
-    while at < end:
-        start = at + 4
-        at = start + int.from_bytes(buffer[at:start], "little")
-        if start > end or at > end:
+    position, end = 0, len(buffer)
+    while position < end:
+        start = position + 4
+        position = start + int.from_bytes(buffer[position:start], "little")
+        if start > end or position > end:
             raise ValueError(
                 f"BYTES element {len(elements)} reaches beyond the {end} bytes given"
             )
-        elements.append(buffer[start:at])
+        elements.append(buffer[start:position])
     array = np.empty(len(elements), dtype=object)
     array[:] = elements
     return array
 
 
 def to_raw(array: Array) -> bytes | memoryview:
-    """The raw bytes of a tensor, in the form that `from_raw` reads."""
+    """Return the raw bytes of a tensor, in the form that `from_raw` reads."""
     if array.dtype == object:
         parts: list[bytes] = []
         for element in as_bytes(array).ravel().tolist():
@@ -329,7 +331,7 @@ def to_raw(array: Array) -> bytes | memoryview:
 
 
 def as_bytes(array: Array) -> Array:
-    """The same BYTES tensor with every element as `bytes`; text is UTF-8."""
+    """Return a BYTES tensor with each element as `bytes`; text becomes UTF-8."""
     flat = array.ravel().tolist()
     if set(map(type, flat)) <= {bytes}:
         return array
@@ -340,9 +342,9 @@ def as_bytes(array: Array) -> Array:
 
 
 def convert(array: Array, datatype: str) -> Array:
-    """A handler's array in the datatype that it declared for it.
+    """Convert a handler's array to the datatype that it declared.
 
-    Widening is silent; where values would change, `from_list`'s rules hold.
+    Widening is silent; where values could change, the rules of `from_list` apply.
     """
     name = _plain_name(datatype)
     dtype = numpy_dtype(name)

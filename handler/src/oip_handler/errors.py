@@ -2,8 +2,8 @@
 
     OIPError                   500  INTERNAL
     ├── InvalidRequest         400  INVALID_ARGUMENT    the request is wrong
-    ├── Unauthenticated        401  UNAUTHENTICATED     a token is asked for
-    │   └── InvalidToken                                the token is not accepted
+    ├── Unauthenticated        401  UNAUTHENTICATED     a token is required
+    │   └── InvalidToken                                the token is rejected
     ├── Forbidden              403  PERMISSION_DENIED   not allowed to this one
     ├── NotFound               404  NOT_FOUND           no such route
     │   └── ModelNotFound                               no such model or version
@@ -16,9 +16,9 @@
     ├── Overloaded             503  RESOURCE_EXHAUSTED  the model's queue is full
     └── DeadlineExceeded       504  DEADLINE_EXCEEDED   the answer came too late
 
-A handler may raise any of them; what it raises otherwise is translated in one place,
-`oip_handler.boundary.translate`. What is rejected before it is a whole request (400,
-408, 431, 501, 503 and 505 of the host's transport) has no class: no handler sees it.
+A handler may raise any of them; `oip_handler.boundary.translate` turns anything else
+that it raises into one of them. A request that the host's transport rejects before it
+is complete (400, 408, 431, 501, 503, 505) has no class: no handler sees it.
 
 HTTP statuses follow `open_inference_rest.yaml` and KServe; gRPC names are those of
 `grpc.StatusCode`, kept as text so that this module needs no grpc.
@@ -54,11 +54,11 @@ class OIPError(Exception):
     http_status: ClassVar[int] = 500
     grpc_status: ClassVar[str] = "INTERNAL"
     headers: ClassVar[dict[str, str]] = {}
-    """Extra response headers that this kind of refusal carries."""
+    """Extra HTTP headers of a response with this error."""
 
     @property
     def kind(self) -> str:
-        """The name of its class here; for a handler's own, that of the nearest."""
+        """The name of its class in this module, or of the nearest base class here."""
         classes = type(self).__mro__
         return next(each.__name__ for each in classes if each.__module__ == __name__)
 
@@ -71,7 +71,7 @@ class InvalidRequest(OIPError):
 
 
 class Unauthenticated(OIPError):
-    """A token is asked for, and the request brings none."""
+    """A token is required, and the request has none."""
 
     http_status = 401
     grpc_status = "UNAUTHENTICATED"
@@ -79,7 +79,7 @@ class Unauthenticated(OIPError):
 
 
 class InvalidToken(Unauthenticated):
-    """The token is not accepted: it is wrong, has expired, or is not valid yet."""
+    """The token was rejected: it is wrong, has expired, or is not valid yet."""
 
     headers: ClassVar[dict[str, str]] = {
         "www-authenticate": 'Bearer error="invalid_token"'
@@ -87,7 +87,7 @@ class InvalidToken(Unauthenticated):
 
 
 class Forbidden(OIPError):
-    """An option of the host, or a scope that is not there, does not allow this."""
+    """An option of the host, or a scope that the token lacks, does not allow this."""
 
     http_status = 403
     grpc_status = "PERMISSION_DENIED"
@@ -152,11 +152,11 @@ class Overloaded(OIPError):
 
 
 class DeadlineExceeded(OIPError):
-    """The answer was not there in time."""
+    """The answer did not arrive in time."""
 
     http_status = 504
     grpc_status = "DEADLINE_EXCEEDED"
 
 
 CLIENTS_FAULT = (ValueError, TypeError)
-"""What a handler raises where the client is at fault, as upstream has it."""
+"""What a handler raises if the client is at fault, as upstream defines it."""

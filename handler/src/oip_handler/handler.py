@@ -1,11 +1,11 @@
 """The contract between a plugin author and the host, on one screen.
 
 A handler is any object with these methods; inheriting from `ModelHandler` is usual and
-not required. Methods may be plain or `async def`. Plain ones run in threads of the
-model's own, one call at a time unless `max_concurrency` says otherwise; `async def`
-ones run on an event loop of the model's own. Raise ValueError, TypeError or
-`oip_host.InvalidRequest` where the request is wrong; whatever else is raised is the
-handler's fault and reaches the client without its text.
+not required. Methods may be plain or `async def`. Each model has its own threads for
+plain methods, which run one call at a time unless `max_concurrency` allows more, and
+its own event loop for `async def` methods. Raise ValueError, TypeError or
+`oip_handler.InvalidRequest` if the request is wrong; anything else that a handler
+raises is its own fault, and its text does not reach the client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ModelHandler(ABC):
 
     Optional attributes of the class: `Settings`, a pydantic model whose instance the
     host passes as `settings=`; `max_concurrency`, how many calls may run at once;
-    `idempotent`, whether a request may be asked again where a replica died with it.
+    `idempotent`, whether a request may be repeated after the replica that had it died.
     """
 
     @abstractmethod
@@ -37,13 +37,13 @@ class ModelHandler(ABC):
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
-        """Answer a request whose tensors fit their own shapes and datatypes."""
+        """Answer a request, whose tensors fit their shapes and datatypes."""
 
     @abstractmethod
     def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
-        """Describe the loaded model; asked once after each load."""
+        """Describe the loaded model; called once after each load."""
 
     @abstractmethod
     def model_load(self, model_name: str) -> bool:
@@ -52,11 +52,11 @@ class ModelHandler(ABC):
     def model_ready(
         self, model_name: str, model_version: str | None = None
     ) -> ModelReadyResponse:
-        """Tell whether the loaded model can answer now."""
+        """Return whether the loaded model can answer now."""
         return ModelReadyResponse(name=model_name, ready=True)
 
     def model_unload(self, model_name: str) -> None:
-        """Let go of what `model_load` took."""
+        """Release what `model_load` acquired."""
         return
 
 
@@ -69,12 +69,15 @@ class DefaultModelHandler(ModelHandler):
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
+        """Raise NotImplementedError."""
         raise NotImplementedError("this handler has no infer")
 
     def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
+        """Raise NotImplementedError."""
         raise NotImplementedError("this handler has no model_metadata")
 
     def model_load(self, model_name: str) -> bool:
+        """Raise NotImplementedError."""
         raise NotImplementedError("this handler has no model_load")

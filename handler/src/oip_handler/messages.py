@@ -1,8 +1,8 @@
 """The messages of the Open Inference Protocol, as a handler sees them.
 
 Names and fields are those of aiSSEMBLE's `types.dataplane`, so that its handlers run
-unchanged; `RequestInput.as_numpy` and `ResponseOutput.from_numpy` are added on top. The
-protocol's own description of each field is in `inference_rest.md`.
+unchanged; `RequestInput.as_numpy` and `ResponseOutput.from_numpy` are additions. The
+protocol describes each field in `inference_rest.md`.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Parameters(BaseModel):
 
 
 def as_dict(parameters: Any) -> dict[str, Any]:
-    """Parameters as a plain dictionary without nulls.
+    """Return parameters as a plain dictionary without nulls.
 
-    Takes None, a mapping, or any object with pydantic's `model_dump`, so the upstream
-    wheel's own `Parameters` too.
+    Accepts None, a mapping, or any object with pydantic's `model_dump`, such as the
+    upstream wheel's `Parameters`.
     """
     if parameters is None:
         return {}
@@ -64,21 +64,21 @@ def as_dict(parameters: Any) -> dict[str, Any]:
 
 
 def construct(message: type[M], fields: dict[str, Any]) -> M:
-    """A message from all of its fields, which the caller knows to be valid.
+    """Make a message from all of its fields, without validating them.
 
-    It is what pydantic's `model_construct` gives for a message without extra fields,
-    in a quarter of the time; pydantic documents the four attributes.
+    The result is that of pydantic's `model_construct` for a message without extra
+    fields, in a quarter of the time; pydantic documents the four attributes.
     """
-    made = message.__new__(message)
-    _set(made, "__dict__", fields)
-    _set(made, "__pydantic_fields_set__", _names(message))
-    _set(made, "__pydantic_extra__", None)
-    _set(made, "__pydantic_private__", None)
-    return made
+    instance = message.__new__(message)
+    _set(instance, "__dict__", fields)
+    _set(instance, "__pydantic_fields_set__", _field_names(message))
+    _set(instance, "__pydantic_extra__", None)
+    _set(instance, "__pydantic_private__", None)
+    return instance
 
 
 @cache
-def _names(message: type[BaseModel]) -> set[str]:
+def _field_names(message: type[BaseModel]) -> set[str]:
     return set(message.model_fields)
 
 
@@ -86,7 +86,7 @@ _set = object.__setattr__
 
 
 class RequestOutput(BaseModel):
-    """An output that the client asks for."""
+    """An output that the client requests."""
 
     name: str
     parameters: Parameters | None = None
@@ -102,15 +102,16 @@ class RequestInput(BaseModel):
     data: TensorData
 
     def as_numpy(self) -> NDArray[Any]:
-        """The tensor as an array of `shape`, without a copy; BYTES as `bytes` objects.
+        """Return the tensor as an array of `shape`, not copied; BYTES as `bytes`.
 
-        It is read-only where its memory is the network's: copy it to write to it.
-        Raises ValueError or TypeError where the elements do not fit the shape or type.
+        The array is read-only if its memory is the network's buffer: copy it to write
+        to it. Raises ValueError or TypeError if the elements do not fit the shape or
+        datatype.
         """
         return self.data.as_numpy(self.shape, self.datatype)
 
     def validate_oip(self) -> None:
-        """Raise ValueError or TypeError where the data do not fit shape or datatype."""
+        """Raise ValueError or TypeError if the data do not fit shape or datatype."""
         self.data.validate_oip(self.shape, self.datatype)
 
 
@@ -127,10 +128,10 @@ class ResponseOutput(BaseModel):
     def from_numpy(
         cls, name: str, array: NDArray[Any], parameters: Parameters | None = None
     ) -> ResponseOutput:
-        """An output from an array of any shape, without a list in between.
+        """Make an output from an array of any shape, without a list in between.
 
         Text, bytes and objects become BYTES. Raises TypeError for a dtype that the
-        protocol cannot carry, or an object that is neither text nor bytes.
+        protocol cannot carry, and for an object that is neither text nor bytes.
         """
         array = np.asarray(array)
         datatype = datatype_of(array.dtype)
@@ -145,16 +146,16 @@ class ResponseOutput(BaseModel):
         )
 
     def as_numpy(self) -> NDArray[Any]:
-        """The tensor as an array of `shape`; see `RequestInput.as_numpy`."""
+        """Return the tensor as an array of `shape`; see `RequestInput.as_numpy`."""
         return self.data.as_numpy(self.shape, self.datatype)
 
     def validate_oip(self) -> None:
-        """Raise ValueError or TypeError where the data do not fit shape or datatype."""
+        """Raise ValueError or TypeError if the data do not fit shape or datatype."""
         self.data.validate_oip(self.shape, self.datatype)
 
 
 class InferenceRequest(BaseModel):
-    """What a handler is asked: one or more inputs, and which outputs are wanted."""
+    """A request to a handler: one or more inputs, and the outputs that are wanted."""
 
     id: str | None = None
     parameters: Parameters | None = None
@@ -162,7 +163,7 @@ class InferenceRequest(BaseModel):
     outputs: list[RequestOutput] | None = None
 
     def validate_oip(self) -> None:
-        """Raise ValueError or TypeError, naming the input, where one does not fit."""
+        """Raise ValueError or TypeError, naming the input, if one does not fit."""
         if not self.inputs:
             raise ValueError("the request has no inputs, expected at least one")
         for tensor in self.inputs:
@@ -173,7 +174,7 @@ class InferenceRequest(BaseModel):
 
 
 class InferenceResponse(BaseModel):
-    """What a handler answers. The host fills in `id`, name and version by itself."""
+    """A handler's response. The host sets `id`, `model_name` and `model_version`."""
 
     model_config = _MESSAGE
 
@@ -184,7 +185,7 @@ class InferenceResponse(BaseModel):
     outputs: list[ResponseOutput]
 
     def validate_oip(self) -> None:
-        """Raise ValueError or TypeError, naming the output, where one does not fit."""
+        """Raise ValueError or TypeError, naming the output, if one does not fit."""
         for tensor in self.outputs:
             try:
                 check(tensor.data, tensor.shape, tensor.datatype)
@@ -211,26 +212,26 @@ class ModelMetadataResponse(BaseModel):
 
 
 class ModelMetadataErrorResponse(BaseModel):
-    """Why there is no metadata."""
+    """The reason why there is no metadata of a model."""
 
     error: str
 
 
 class ModelReadyResponse(BaseModel):
-    """Whether a model can answer."""
+    """The readiness of a model."""
 
     name: str
     ready: bool
 
 
 class ServerReadyResponse(BaseModel):
-    """Whether the server's models can answer."""
+    """The readiness of the server: whether its models can answer."""
 
     live: bool
 
 
 class ServerLiveResponse(BaseModel):
-    """Whether the server runs."""
+    """The liveness of the server: whether it runs."""
 
     live: bool
 
@@ -244,6 +245,6 @@ class ServerMetadataResponse(BaseModel):
 
 
 class ServerMetadataErrorResponse(BaseModel):
-    """Why there is no server metadata."""
+    """The reason why there is no metadata of the server."""
 
     error: str

@@ -1,4 +1,4 @@
-"""The request that a handler is answering, beside its tensors."""
+"""The request that a handler is answering, apart from its tensors."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ __all__ = ["Request", "current", "request_id"]
 
 
 class Request(Protocol):
-    """What the host knows of a request in this thread or task."""
+    """A request as the host knows it in this thread or task."""
 
     @property
     def id(self) -> str:
-        """The client's `X-Request-Id`, or what the host made where there was none."""
+        """The client's `X-Request-Id`, or the host's own id if there was none."""
         ...
 
 
 current: ContextVar[Request | None] = ContextVar("oip_host_request", default=None)
-"""The request that is being answered in this thread or task."""
+"""The request that this thread or task is answering."""
 
 
 def request_id() -> str:
-    """Return the id of the request that the handler is answering; empty outside of one.
+    """Return the id of the request that the handler is answering, or an empty string.
 
-    In a batch it is the ids of all of its requests, separated by commas.
+    For a batch, it is the ids of all its requests, separated by commas.
     """
     request = current.get()
     return request.id if request is not None else ""
