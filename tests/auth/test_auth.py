@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -217,7 +216,6 @@ HEADERS = st.one_of(
 )
 
 
-@hypothesis.settings(deadline=None)
 @given(values=st.lists(HEADERS, max_size=2))
 def test_nothing_at_random_gets_in(values: list[str]) -> None:
     """Whatever a header holds, it is refused, and never by another error."""
@@ -561,7 +559,10 @@ FILES = "auth_secret, auth_secret_file, auth_jwks_file or auth_tokens_file"
         ),
         ({"auth_default_scopes": "infer inferr:a"}, "found 'inferr:a', expected infer"),
         ({"auth_default_scopes": "metdata"}, "nearest: 'metadata'"),
-        ({"auth_tokens_file": "/no/such"}, "auth_tokens_file: could not read '/no/such'"),
+        (
+            {"auth_tokens_file": "/no/such"},
+            "auth_tokens_file: could not read '/no/such'",
+        ),
     ],
     ids=str,
 )

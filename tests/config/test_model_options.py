@@ -9,7 +9,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -448,7 +447,6 @@ TREES = st.recursive(
 )
 
 
-@hypothesis.settings(deadline=None)
 @given(table=st.dictionaries(st.text(), TREES, max_size=4))
 def test_objects_in_json_arrive_whole(table: dict[str, Any]) -> None:
     """Whatever object is given as a setting, the handler has that object."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from itertools import product
 
-import hypothesis
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -207,7 +206,6 @@ PIECES = st.sampled_from(list("am=@?-*,/:. é"))
 TEXTS = st.text() | st.lists(PIECES, max_size=12).map("".join)
 
 
-@hypothesis.settings(deadline=None)
 @given(text=TEXTS)
 @example(text="\x1f,a")
 @example(text="a\u2028=b")
@@ -244,7 +242,6 @@ ITEMS = st.builds(
 )
 
 
-@hypothesis.settings(deadline=None)
 @given(items=st.lists(ITEMS, max_size=4), excluded=st.lists(REFERENCES, max_size=2))
 def test_what_is_written_is_what_is_read(
     items: list[Item], excluded: list[str]

@@ -12,7 +12,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -500,7 +499,6 @@ WORDS = st.one_of(
 )
 
 
-@hypothesis.settings(deadline=None)
 @given(arguments=st.lists(WORDS, max_size=5))
 def test_no_arguments_raise(arguments: list[str]) -> None:
     """Whatever the arguments are, they give a configuration and lines of faults."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oip_handler.boundary import check_request
@@ -45,10 +45,8 @@ from support.carriers import (
     wire_request,
 )
 
-FEW = settings(deadline=None, max_examples=25)
-MANY = settings(
-    deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow]
-)
+FEW = settings(max_examples=25)
+MANY = settings(max_examples=400)
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from oip_handler.datatypes import Array, from_raw, numpy_dtype, to_raw
@@ -141,7 +141,6 @@ def octets(tensor: Any) -> bytes:
     return bytes(to_raw(tensor.as_numpy()))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fitting())
 def test_to_split_is_the_inverse_of_to_merge(requests: list[InferenceRequest]) -> None:
     """Who answers its inputs gives each request its own, to the last bit.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import (
     REGISTRY,
@@ -248,7 +248,6 @@ def test_the_collector_describes_what_it_collects() -> None:
 EDGES = st.sampled_from([*BOUNDS, *(math.nextafter(b, 99) for b in BOUNDS), 0.0, 1e9])
 
 
-@settings(deadline=None)
 @given(st.lists(EDGES | st.floats(0, 20), max_size=30))
 def test_a_histogram_is_prometheuss_own(seconds: list[float]) -> None:
     """The same observations give the same buckets, count and sum, in both formats."""

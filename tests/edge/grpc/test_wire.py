@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oip_handler.datatypes import from_list
@@ -28,10 +28,8 @@ from oip_host.edge.grpc import wire as grpc_wire
 from oip_host.edge.grpc.messages import message
 from support.carriers import CONTENTS, DTYPES, Array, Named, octets, raw, wire_request
 
-MANY = settings(
-    deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow]
-)
-FEW = settings(deadline=None, max_examples=30)
+MANY = settings(max_examples=500)
+FEW = settings(max_examples=30)
 NEVER = 1 << 40
 """A least size that no message has, so that protobuf reads all of it."""
 NUMBERS = [name for name in CONTENTS if name != "BYTES"]

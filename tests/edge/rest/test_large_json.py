@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pytest
 import simdjson
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oip_handler.errors import InvalidRequest
@@ -26,12 +26,8 @@ from support.carriers import DTYPES, Named, json_input
 
 T = TypeVar("T")
 
-MANY = settings(
-    deadline=None,
-    max_examples=200,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-FEW = settings(MANY, max_examples=40)
+MANY = settings(max_examples=200)
+FEW = settings(max_examples=40)
 NUMERIC = [name for name in DTYPES if name not in ("BOOL", "BYTES")]
 
 

@@ -43,7 +43,6 @@ CHECKS = [
     response_schema_conformance,
 ]
 FEW = settings(
-    deadline=None,
     max_examples=100,
     suppress_health_check=list(HealthCheck),  # the document's schemas are slow to draw
 )
