@@ -34,7 +34,7 @@ LEAST = 0.005
 BEGIN, END = "<!-- profile: begin -->", "<!-- profile: end -->"
 
 PARTS = {
-    "sockets, written by uvloop": ("Http.respond",),
+    "sockets, written by uvloop": ("HttpConnection.respond",),
     "the handler": ("oip_bench_handlers/",),
     "JSON and binary ↔ messages": (
         "edge/rest/codec", "edge/rest/large_json", "edge/common/field_checks",

@@ -22,7 +22,7 @@ from oip_host.edge.grpc.service import GrpcEdge
 from oip_host.edge.kserve_app.app import Repository, kserve_app
 from oip_host.edge.rest.app import RestEdge
 from oip_host.edge.rest.probes import Probes
-from oip_host.edge.transport.http import HttpServer, limited
+from oip_host.edge.transport.server import HttpServer, http_protocol
 from oip_host.edge.transport.tls import Tls, tls
 from oip_host.errors import ConfigurationError
 from oip_host.kserve.api import kserve, model_server
@@ -157,11 +157,11 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         """Have other limits of REST from now on; gRPC keeps those of its start."""
         self._settings = settings
         if self._edge is not None:
-            self._edge.hold_to(settings.oip_max_body_bytes)
+            self._edge.set_max_body(settings.oip_max_body_bytes)
         if self._rest is not None:
-            self._rest.hold_to(settings)
+            self._rest.set_limits(settings)
         if self._probes is not None:
-            self._probes.hold_to(settings)
+            self._probes.set_limits(settings)
 
     async def shutdown(self, grace_s: float) -> None:
         """Take no new work, and wait up to `grace_s` seconds for what is in flight."""
@@ -189,7 +189,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             log_config=None,
             access_log=False,
             lifespan="off",
-            http=limited(self._settings),
+            http=http_protocol(self._settings),
             ws="none",
             server_header=False,
             headers=[("x-content-type-options", "nosniff")],

@@ -43,5 +43,5 @@ def test_what_is_no_http_is_an_error_like_any_other(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"content-type: application/json" in head.lower()
-    assert {"error": "the request is no valid HTTP/1.1"} == json.loads(body)
+    assert {"error": "not a valid HTTP/1.1 request"} == json.loads(body)
     assert 200 == host.get("/v2/health/live").status_code

@@ -24,8 +24,9 @@ import uvicorn
 
 from oip_host.config.settings import Settings, read
 from oip_host.edge.grpc.messages import SERVICE, message
-from oip_host.edge.transport.http import RESERVE, HttpServer, limited
-from oip_host.edge.transport.scope import LEFT
+from oip_host.edge.transport.http import RESERVE
+from oip_host.edge.transport.scope import ON_DISCONNECT
+from oip_host.edge.transport.server import HttpServer, http_protocol
 from oip_host.kserve.api import model_server
 from support.process import Server, wait_for
 from support.wire import ONE, request, tensor
@@ -554,7 +555,7 @@ def test_a_body_after_an_upgrade_has_its_limits(clients: Connect) -> None:
     head = INFER + UPGRADE % b"h2c"
     assert clients().send(head + LENGTH + b"\r\n").refusal(408) == LATE_BODY
     wrong = clients().send(head + CHUNKED + b"\r\nzz\r\n")
-    assert wrong.refusal(400) == "the request is no valid HTTP/1.1"
+    assert wrong.refusal(400) == "not a valid HTTP/1.1 request"
     again = head + LENGTH + b"\r\n" + BODY
     assert clients().send(again + again).answer().status == 200
 
@@ -593,14 +594,14 @@ async def test_an_application_is_told_that_its_client_left(path: bytes) -> None:
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        scope[LEFT] = lambda: left.append(scope["path"])
+        scope[ON_DISCONNECT] = lambda: left.append(scope["path"])
         if scope["path"] == "/waits":
             await receive()
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x"})
 
-    http: Any = limited(Settings())
+    http: Any = http_protocol(Settings())
     server = HttpServer(
         uvicorn.Config(
             application, http=http, ws="none", lifespan="off", log_config=None
@@ -608,7 +609,7 @@ async def test_an_application_is_told_that_its_client_left(path: bytes) -> None:
     )
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await server.listening()
+    await server.wait_until_listening()
     _, port = listener.getsockname()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path)

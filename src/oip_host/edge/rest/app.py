@@ -33,7 +33,7 @@ from oip_host.edge.rest.routes import (
     route,
 )
 from oip_host.edge.transport.error_body import error_body
-from oip_host.edge.transport.scope import LEFT, RESPOND
+from oip_host.edge.transport.scope import ON_DISCONNECT, RESPOND
 from oip_host.models.server_state import ServerState
 from oip_host.telemetry import refusals
 from oip_host.telemetry.context import CARRIED, REQUEST_ID, RequestContext, current
@@ -119,15 +119,15 @@ class RestEdge:
             action: getattr(self, f"_{action}") for action in actions
         }
 
-    def hold_to(self, max_body_bytes: int) -> None:
-        """Have another limit on bodies from now on."""
+    def set_max_body(self, max_body_bytes: int) -> None:
+        """Apply a new limit on the size of bodies, in bytes."""
         self._max_body = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
             return
-        leaving = scope[LEFT] = _Leaving()
+        leaving = scope[ON_DISCONNECT] = _Leaving()
         try:
             await self._serve(scope, receive, send)
         except _Gone:
@@ -154,7 +154,7 @@ class RestEdge:
             answer = failure(error)
             failure_counts.count(self._registry, scope, context, error)
         except asyncio.CancelledError:
-            if scope[LEFT].left:
+            if scope[ON_DISCONNECT].left:
                 raise
             # the grace period is over: nobody else cancels
             answer = failure(ModelNotReady("the server stopped before it could answer"))

@@ -1,15 +1,14 @@
-"""What the server and the edge hand each other in an ASGI scope."""
+"""The keys under which the server and the edge meet in an ASGI scope."""
 
 from __future__ import annotations
 
-__all__ = ["LEFT", "RESPOND"]
+__all__ = ["ON_DISCONNECT", "RESPOND"]
 
-LEFT = "oip_host.left"
-"""The key in an ASGI scope of what to call, once, when the client goes away."""
-
-
+ON_DISCONNECT = "oip_host.on_disconnect"
+"""A function that the server calls, once, when the client goes away."""
 RESPOND = "oip_host.respond"
-"""The key of what takes a whole response, where the server has such a thing.
+"""A function that writes a whole response, where the server has one.
 
-It takes the scope, a status, headers and the body, and may leave it to `send`.
+It takes the scope, a status, headers and the body; where it returns False, nothing is
+written and `send` has to do it.
 """
