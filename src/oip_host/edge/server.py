@@ -1,7 +1,7 @@
 """The server: the host's REST and gRPC edges beside KServe's own routes.
 
-`ModelServer` is a `kserve.ModelServer`, so what KServe's options and globals do stays
-as it is; but it listens before models load, runs on uvloop, and never calls a model on
+`KServeServer` is a `kserve.ModelServer`, so KServe's options and globals keep their
+effect; but it listens before models load, runs on uvloop, and never calls a model on
 the event loop.
 """
 
@@ -25,7 +25,7 @@ from oip_host.edge.rest.probes import Probes
 from oip_host.edge.transport.server import HttpServer, http_protocol
 from oip_host.edge.transport.tls import Tls, tls
 from oip_host.errors import ConfigurationError
-from oip_host.kserve.api import kserve, model_server
+from oip_host.kserve.api import kserve
 from oip_host.models.registry import Registry
 from oip_host.models.server_state import ServerState
 from oip_host.telemetry import logs
@@ -33,13 +33,14 @@ from oip_host.workers.identity import Place
 from oip_host.workers.ports import listener
 from oip_host.workers.shared_state import SharedState
 
-__all__ = ["ModelServer"]
+__all__ = ["KServeServer"]
 
 
-class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no types
-    """Serves a registry; `startup`, `shutdown` are called on the running loop.
+class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no types
+    """A server of a registry; call `startup` and `shutdown` on the running loop.
 
-    With a `place` it shares the ports there, and is one of several in what it tells.
+    With a `place` it is one of several workers: it shares their ports, and answers for
+    all of them.
     """
 
     def __init__(
@@ -81,54 +82,63 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         self._grpc: GrpcEdge | None = None
 
     async def startup(self) -> None:
-        """Listen on both protocols; raises ConfigurationError where a port is taken.
+        """Listen on both protocols.
 
-        So it does where a certificate is not what it should be.
+        Raises ConfigurationError where a port is taken or a certificate is invalid.
         """
-        settings = self._settings
         asyncio.get_running_loop().set_default_executor(
             ThreadPoolExecutor(self.max_asyncio_workers)
         )
-        self._tls = tls(settings, self._args)
+        self._tls = tls(self._settings, self._args)
         faults: list[str] = []
-        bound = self._listener("kserve_http_port", self.http_port, faults)
+        rest = self._open_port("kserve_http_port", self.http_port, faults)
         probes = None
         if self.probe_port is not None:
-            probes = self._listener("oip_probe_port", self.probe_port, faults)
+            probes = self._open_port("oip_probe_port", self.probe_port, faults)
         if self.enable_grpc:
-            self._grpc = GrpcEdge(
-                self.state,
-                settings.kserve_max_threads,
-                self._grpc_limits(),
-                self._auth,
-                self._shared,
-            )
-            try:
-                credentials = self._tls.credentials() if self._tls else None
-                self.grpc_port = self._grpc.bind(
-                    settings.oip_bind, self.grpc_port, credentials
-                )
-            except OSError as error:
-                faults.append(f"kserve_grpc_port {self.grpc_port}: {error}")
-        if bound is None or faults:
+            self._grpc = self._bind_grpc(faults)
+        if rest is None or faults:
             raise ConfigurationError(faults)
-        self.http_port = bound.getsockname()[1]
         if self._tls is not None:
             self._tls.start()
-        context = self._tls.context if self._tls else None
-        self._rest = HttpServer(self._uvicorn_config(self._app()), context)
-        await self._rest.begin(bound)
+        await self._serve_rest(rest)
         if probes is not None:
-            self.probe_port = probes.getsockname()[1]
-            self._probes = HttpServer(self._uvicorn_config(self._probe_app()))
-            await self._probes.begin(probes)
+            await self._serve_probes(probes)
         if self._grpc is not None:
             await self._grpc.start()
 
-    def _listener(
+    async def _serve_rest(self, bound: socket.socket) -> None:
+        self.http_port = bound.getsockname()[1]
+        context = self._tls.context if self._tls else None
+        self._rest = HttpServer(self._uvicorn_config(self._app()), context)
+        await self._rest.begin(bound)
+
+    async def _serve_probes(self, bound: socket.socket) -> None:
+        self.probe_port = bound.getsockname()[1]
+        self._probes = HttpServer(self._uvicorn_config(self._probe_app()))
+        await self._probes.begin(bound)
+
+    def _bind_grpc(self, faults: list[str]) -> GrpcEdge:
+        """Make the gRPC edge and take its port; append a fault where it is taken."""
+        settings = self._settings
+        edge = GrpcEdge(
+            self.state,
+            settings.kserve_max_threads,
+            self._grpc_limits(),
+            self._auth,
+            self._shared,
+        )
+        credentials = self._tls.credentials() if self._tls else None
+        try:
+            self.grpc_port = edge.bind(settings.oip_bind, self.grpc_port, credentials)
+        except OSError as error:
+            faults.append(f"kserve_grpc_port {self.grpc_port}: {error}")
+        return edge
+
+    def _open_port(
         self, option: str, port: int, faults: list[str]
     ) -> socket.socket | None:
-        """A socket at a port, or a fault."""
+        """Return a socket at a port; append a fault and return None where it fails."""
         try:
             return listener(self._settings.oip_bind, port, shared=self._shared)
         except OSError as error:
@@ -137,13 +147,13 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
 
     @property
     def url(self) -> str:
-        """Where REST is to be had from this machine."""
+        """The address of REST, as seen from this machine."""
         scheme = "https" if self._tls else "http"
         return f"{scheme}://{self._address}:{self.http_port}"
 
     @property
     def addresses(self) -> str:
-        """Where the server listens, as a log line says it."""
+        """The addresses of all ports, for a log line."""
         grpc = f", gRPC at {self._address}:{self.grpc_port}" if self._grpc else ""
         probes = f", probes at {self._address}:{self.probe_port}"
         return f"REST at {self.url}{grpc}{probes if self._probes else ''}"
@@ -154,7 +164,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         return "localhost" if bind in ("0.0.0.0", "::") else bind
 
     def reconfigure(self, settings: Settings) -> None:
-        """Have other limits of REST from now on; gRPC keeps those of its start."""
+        """Apply new limits to REST; gRPC keeps those of its start."""
         self._settings = settings
         if self._edge is not None:
             self._edge.set_max_body(settings.oip_max_body_bytes)
@@ -164,7 +174,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             self._probes.set_limits(settings)
 
     async def shutdown(self, grace_s: float) -> None:
-        """Take no new work, and wait up to `grace_s` seconds for what is in flight."""
+        """Stop accepting work, and give requests in flight `grace_s` seconds."""
         assert self._rest is not None
         self.state.stopping.set()
         stopping: list[Any] = [self._rest.end(grace_s)]
@@ -177,7 +187,7 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             self._tls.stop()
 
     async def abort(self) -> None:
-        """End at once what `shutdown` still waits for."""
+        """End the requests that `shutdown` still waits for."""
         assert self._rest is not None
         self._rest.force_exit = True
         if self._grpc is not None:
@@ -193,20 +203,20 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
             ws="none",
             server_header=False,
             headers=[("x-content-type-options", "nosniff")],
-            proxy_headers=bool(self.access_log_format),  # it alone tells of clients
+            proxy_headers=bool(self.access_log_format),  # shown in the access log alone
             timeout_keep_alive=self._keep_alive_s,
         )
 
     def _probe_app(self) -> Probes:
-        """The edge once more, for health and metrics alone."""
-        most = self._settings.oip_max_body_bytes
-        return Probes(RestEdge(self.state, _nothing, most, Authorizer(None)))
+        """Return an edge for health and metrics alone."""
+        max_body = self._settings.oip_max_body_bytes
+        return Probes(RestEdge(self.state, _no_fallback, max_body, Authorizer(None)))
 
     def _app(self) -> Any:
-        """The edge in front of KServe's application, the access log around both."""
-        most = self._settings.oip_max_body_bytes
-        behind = kserve_app(self, self.state, self._auth)
-        app: Any = RestEdge(self.state, behind, most, self._auth)
+        """Return the edge before KServe's application, with the access log around."""
+        max_body = self._settings.oip_max_body_bytes
+        fallback = kserve_app(self, self.state, self._auth)
+        app: Any = RestEdge(self.state, fallback, max_body, self._auth)
         self._edge = app
         if self.access_log_format:
             from asgi_logger.middleware import AccessLoggerMiddleware
@@ -219,10 +229,9 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         return app
 
     def _grpc_limits(self) -> dict[str, int]:
-        """The limits of REST as gRPC has them; what KServe's arguments say goes first.
+        """Return REST's limits as options of gRPC; KServe's arguments take precedence.
 
-        An argument that was not given is the very default of the parser: a number that
-        was given is another object, even if it is equal.
+        KServe's arguments for the size of messages are None unless they were given.
         """
         settings = self._settings
         limits: dict[str, float] = {
@@ -237,19 +246,19 @@ class ModelServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no ty
         }
         for name in ("grpc_max_send_message_length", "grpc_max_receive_message_length"):
             value = getattr(self._args, name)
-            if value is not model_server.parser.get_default(name):
+            if value is not None:
                 limits[name.replace("_", ".", 1)] = value
         return {name: min(int(value), _INT_MAX) for name, value in limits.items()}
 
     @property
     def _keep_alive_s(self) -> int:
-        """Seconds that an idle connection stays open, which older KServes have not."""
+        """Seconds that an idle connection stays open; old KServes have no argument."""
         return max(1, getattr(self._args, "timeout_keep_alive", 65))
 
 
-async def _nothing(scope: Any, receive: Any, send: Any) -> None:
-    """Stands behind an edge that answers all that it is asked."""
+async def _no_fallback(scope: Any, receive: Any, send: Any) -> None:
+    """Do nothing, behind an edge that answers every request it gets."""
 
 
 _INT_MAX = 2**31 - 1
-"""The largest number that gRPC's C core takes for an option."""
+"""The largest number that gRPC's C core accepts for an option."""

@@ -18,7 +18,7 @@ from oip_host.auth import setup as auth
 from oip_host.config import selection
 from oip_host.config.property_watch import Watch
 from oip_host.config.settings import Configuration, read
-from oip_host.edge.server import ModelServer
+from oip_host.edge.server import KServeServer
 from oip_host.edge.transport import certificates
 from oip_host.errors import ConfigurationError
 from oip_host.hookspecs import State
@@ -72,7 +72,7 @@ class Host:
         metrics.watch(self.registry)
         self.place = place or entered()
         """Where it is one of several workers."""
-        self.server = ModelServer(
+        self.server = KServeServer(
             self.registry, configuration.settings, kserve_args, self.place
         )
         self._stop: asyncio.Future[signal.Signals] | None = None

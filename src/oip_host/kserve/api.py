@@ -91,6 +91,10 @@ __all__ = [
 ]
 
 
+_NONE_UNLESS_GIVEN = ("grpc_max_send_message_length", "grpc_max_receive_message_length")
+"""Arguments whose default is the host's own, by its limits of REST."""
+
+
 class _Parser(argparse.ArgumentParser):
     """KServe's arguments, without abbreviations, and with faults raised."""
 
@@ -105,10 +109,15 @@ def server_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list
     and to nobody in a program with arguments of its own.
     """
     parser = _Parser(parents=[model_server.parser], add_help=False, allow_abbrev=False)
+    not_given = dict.fromkeys(_NONE_UNLESS_GIVEN)
     try:
-        namespace, unknown = parser.parse_known_args(list(arguments))
+        namespace, unknown = parser.parse_known_args(
+            list(arguments), argparse.Namespace(**not_given)
+        )
     except ConfigurationError as error:
-        return parser.parse_args([]), list(error.faults)
+        return parser.parse_args([], argparse.Namespace(**not_given)), list(
+            error.faults
+        )
     model_server.args = namespace
     known = [name for action in parser._actions for name in action.option_strings]
     known += [flag(name) for name in Settings.model_fields]
