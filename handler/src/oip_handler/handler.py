@@ -27,7 +27,8 @@ class ModelHandler(ABC):
 
     Optional attributes of the class: `Settings`, a pydantic model whose instance the
     host passes as `settings=`; `max_concurrency`, how many calls may run at once;
-    `idempotent`, whether a request may be repeated after the replica that had it died.
+    `idempotent`, whether a request may be repeated after the replica that had it died;
+    `check_metadata`, whether the host checks inputs against `model_metadata`.
     """
 
     @abstractmethod
