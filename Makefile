@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PARALLEL := -n auto --dist loadfile
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test test-all lint test-oldest constraints proto docs image clean bench bench-profile bench-start bench-scaling
+.PHONY: serve test test-all lint test-oldest test-contract constraints proto docs image clean bench bench-profile bench-start bench-scaling
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -44,13 +44,17 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy src $(CONTRACT)/src tests bench
+	$(BIN)/mypy src $(CONTRACT)/src $(CONTRACT)/tests tests bench
 	for plugin in $(PLUGINS); do $(BIN)/mypy $$plugin/src $$plugin/tests || exit 1; done
 
 ## test-oldest: the protocol and configuration tests on the oldest kserve that works
 test-oldest:
 	$(MAKE) $(VENV)-oldest/.oldest VENV=$(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pytest -q $(PARALLEL) tests $(ARGS)
+
+## test-contract: the contract alone on each Python here, and with its oldest dependencies
+test-contract: $(BIN)/uv
+	UV=$(abspath $(BIN)/uv) VENVS=$(abspath $(VENV)-contract) $(CONTRACT)/test-pythons
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -103,7 +107,7 @@ docs: $(VENV)/.test
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest .bench site
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-contract .bench dist site
 
 $(VENV)/.bench: $(BIN)/uv $(SOURCES)
 	$(INSTALL) -e ./$(CONTRACT) -e '.[bench]'

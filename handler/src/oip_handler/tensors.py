@@ -127,9 +127,13 @@ class TensorData:
         convert_input = core_schema.no_info_after_validator_function(
             cls, core_schema.any_schema()
         )
-        return core_schema.union_schema(
-            [core_schema.is_instance_schema(cls), convert_input],
-            mode="left_to_right",
+        # pydantic before 2.10 cannot check for an instance in JSON
+        return core_schema.json_or_python_schema(
+            json_schema=convert_input,
+            python_schema=core_schema.union_schema(
+                [core_schema.is_instance_schema(cls), convert_input],
+                mode="left_to_right",
+            ),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda data: data.root
             ),
