@@ -20,6 +20,7 @@ from oip_host.auth.authorizer import Authorizer
 from oip_host.auth.scopes import Principal, parse_claims, parse_scopes
 from oip_host.auth.verifier import TokenVerifier
 from oip_host.config.settings import Configuration, Settings, read
+from oip_host.config.watched_file import refresh_all
 from oip_host.errors import ConfigurationError
 from support.configuration import Levels
 from support.credentials import (
@@ -367,29 +368,30 @@ def test_static_tokens_and_jwts_stand_side_by_side(tmp_path: Path) -> None:
     assert both.identify(bearer(signed())).name == "ci"
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are looked at for each request."""
-    monkeypatch.setattr(verifier, "LOOK_EVERY_S", -1.0)
+def check_files(asked: TokenVerifier) -> None:
+    """Do what the watch of the files does every second."""
+    asked.react(refresh_all(asked.files))
 
 
-def test_a_revoked_token_is_refused_at_once(at_once: None, tmp_path: Path) -> None:
+def test_a_revoked_token_is_refused_at_once(tmp_path: Path) -> None:
     """A change of the file is in effect, also for a token that was known before."""
     path = tmp_path / "t"
     asked = verifying(**with_tokens(path, static_entry("a", "one"), static_entry("b")))
     assert asked.identify(bearer("one")).name == "a"
     with_tokens(path, static_entry("c", "two"), static_entry("b"))
+    check_files(asked)
     with pytest.raises(InvalidToken):
         asked.identify(bearer("one"))
     assert asked.identify(bearer("two")).name == "c"
 
 
-def test_a_secret_is_exchanged_at_once(at_once: None, tmp_path: Path) -> None:
+def test_a_secret_is_exchanged_at_once(tmp_path: Path) -> None:
     """Tokens of the former secret are refused, also those known before."""
     (tmp_path / "s").write_text(SECRET + "\n")
     asked = verifying(auth_secret=None, auth_secret_file=str(tmp_path / "s"))
     assert asked.identify(bearer(signed())).name == "ci"
     (tmp_path / "s").write_text("y" * 40)
+    check_files(asked)
     with pytest.raises(InvalidToken):
         asked.identify(bearer(signed()))
     assert asked.identify(bearer(signed("y" * 40))).name == "ci"
@@ -398,20 +400,21 @@ def test_a_secret_is_exchanged_at_once(at_once: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", None], ids=str)
 def test_a_broken_file_leaves_what_was(
     content: bytes | None,
-    at_once: None,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """While a file cannot be read what it said before holds, and the log says so."""
+    """A file that cannot be read leaves its tokens in use, and the log says so once."""
     path = tmp_path / "t"
     asked = verifying(**with_tokens(path, static_entry("a", "one")))
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     for _ in range(3):
+        check_files(asked)
         assert asked.identify(bearer("one")).name == "a"
     assert [str(path) in record.message for record in caplog.records] == [True]
     with_tokens(path, static_entry("a", "two"))
+    check_files(asked)
     with pytest.raises(InvalidToken):
         asked.identify(bearer("one"))
 

@@ -376,8 +376,8 @@ async def test_a_successor_has_the_options_of_the_one_that_it_replaces() -> None
 @pytest.fixture
 def no_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system on which nobody tells of changes."""
-    monkeypatch.setattr(watch, "_observed", lambda *_: nullcontext())
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(watch, "_observe", lambda *_: nullcontext())
+    monkeypatch.setattr(watch, "CHECK_EVERY_S", 0.02)
 
 
 async def test_a_change_without_an_event_is_found_by_looking(
@@ -385,7 +385,7 @@ async def test_a_change_without_an_event_is_found_by_looking(
 ) -> None:
     """On a file system without events the content is looked at now and then."""
     monkeypatch.setenv("KRAUSENING_BASE", properties.env["KRAUSENING_BASE"])
-    async with aclosing(watch.Watch().reasons()) as reasons:
+    async with aclosing(watch.PropertyWatcher().watch()) as reasons:
         assert not await anext(reasons)  # what there is at first
         properties.write("oip_log_level=debug")
         assert not await asyncio.wait_for(anext(reasons), 10)
@@ -398,13 +398,13 @@ async def test_a_directory_that_nobody_can_observe_is_looked_at(
 ) -> None:
     """Without inotify there is a warning, and the look now and then."""
     monkeypatch.setenv("KRAUSENING_BASE", str(tmp_path / "later"))
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.02)
-    async with aclosing(watch.Watch().reasons()) as reasons:
+    monkeypatch.setattr(watch, "CHECK_EVERY_S", 0.02)
+    async with aclosing(watch.PropertyWatcher().watch()) as reasons:
         first = asyncio.ensure_future(anext(reasons))
         await asyncio.sleep(0)
         _in(tmp_path / "later").write("oip_log_level=debug")
         assert not await asyncio.wait_for(first, 10)
-    assert "properties are looked at every 0.02 s: " in caplog.text
+    assert "checking them every 0.02 s instead: " in caplog.text
 
 
 async def test_the_supervisor_has_the_patience_that_workers_need(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from oip_host.auth import scopes
@@ -19,7 +20,7 @@ from oip_host.auth.tokens import (
 )
 from oip_host.auth.verifier import TokenVerifier
 from oip_host.config.settings import Configuration, Settings
-from oip_host.config.watched_file import Renewed
+from oip_host.config.watched_file import WatchedFile
 from oip_host.errors import ConfigurationError, nearest
 
 __all__ = ["build_verifier", "describe_exposure", "find_faults", "find_warnings"]
@@ -61,7 +62,7 @@ def _build(settings: Settings) -> tuple[TokenVerifier | None, list[str]]:
     if settings.auth_tokens_file is not None:
         path = settings.auth_tokens_file
         static = _read(
-            "auth_tokens_file", lambda: Renewed(path, parse_static_tokens), wrong
+            "auth_tokens_file", lambda: _watch(path, parse_static_tokens), wrong
         )
     words = settings.auth_default_scopes.replace(",", " ").split()
     wrong += scopes.find_scope_faults(words, "auth_default_scopes")
@@ -92,7 +93,7 @@ def _keys(settings: Settings, given: list[str], wrong: list[str]) -> Any:
     parse = parse_jwks if option == "auth_jwks_file" else _parse_secret_file
     path = getattr(settings, option)
     parse_keys = partial(parse, algorithms=algorithms)
-    return _read(option, lambda: Renewed(path, parse_keys), wrong)
+    return _read(option, lambda: _watch(path, parse_keys), wrong)
 
 
 def _parse_secret_file(content: bytes, algorithms: list[str]) -> tuple[Key, ...]:
@@ -115,6 +116,11 @@ def _algorithms(settings: Settings, option: str, wrong: list[str]) -> list[str]:
         for name in unfit
     ]
     return [] if unfit else names
+
+
+def _watch(path: str, parse: Callable[[bytes], T]) -> WatchedFile[T]:
+    """Return what `parse` makes of a file, renewed when the file changes."""
+    return WatchedFile([path], lambda: parse(Path(path).read_bytes()))
 
 
 def _read(option: str, make: Callable[[], T], wrong: list[str]) -> T | None:

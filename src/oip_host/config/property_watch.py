@@ -1,11 +1,12 @@
-"""Noticing that `oip.properties` has changed, by what Krausening watches with.
+"""Watching `oip.properties` for changes, with the observer that Krausening uses.
 
-Of Krausening's watch this uses the observer alone: inotify, or a poll where that is no
-use. Its own handler reloads a cache that the host does not have (see `sources`), raises
-in the observer's thread, and only sees a file that is written in place: not one that is
-moved there, nor a ConfigMap of Kubernetes, whose files change as the link `..data` is
-turned to another directory. So here any event is a reason to look at the content, and a
-look now and then finds what has no events, as on a network's file system.
+Only the observer is Krausening's: inotify, or a poll where that does not work.
+Krausening's own handler reloads a cache that the host does not have (see `sources`),
+raises in the observer's thread, and only sees a file that is written in place: not one
+that is moved there, nor a ConfigMap of Kubernetes, whose files change when the link
+`..data` is turned to another directory. So here any event makes the host check the
+files, and a check every few seconds finds the changes that have no events, as on a
+network's file system.
 """
 
 from __future__ import annotations
@@ -15,81 +16,90 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from oip_host.config.sources import property_files
+from oip_host.config.watched_file import WatchedFile
 
-__all__ = ["Watch"]
+__all__ = ["PropertyWatcher"]
 
 log = logging.getLogger("oip_host")
 
-LOOK_EVERY_S = 5.0
-"""Seconds between two looks that no event is the reason of."""
-WRITTEN_S = 0.2
-"""Seconds from the first event to the look, so that a file is whole by then."""
+CHECK_EVERY_S = 5.0
+"""Seconds between two checks without an event."""
+SETTLE_S = 0.2
+"""Seconds from the first event to the check, so that the file is complete by then."""
 _CHANGES = ("created", "deleted", "modified", "moved")
-"""The kinds of events that are no mere reading."""
+"""The kinds of events that are more than reading."""
+
+Contents = list["bytes | None"]
+"""What is in each file; None for one that cannot be read."""
 
 
-class Watch:
-    """Says when there is a reason to read the options again."""
+class PropertyWatcher:
+    """Reports when the options have to be read again."""
 
     def __init__(self) -> None:
-        self._bell = asyncio.Event()
-        self._asked = False
+        self._event = asyncio.Event()
+        self._is_requested = False
         self._had_terminal = os.isatty(0)
 
-    def ask(self) -> None:
-        """Make a reason, whatever the files say."""
-        self._asked = True
-        self._bell.set()
+    def request(self) -> None:
+        """Report that the options have to be read again, changed or not."""
+        self._is_requested = True
+        self._event.set()
 
     @property
-    def terminal_is_gone(self) -> bool:
-        """Whether a SIGHUP means what it first did: the terminal was closed."""
+    def is_terminal_closed(self) -> bool:
+        """Whether a SIGHUP has its original meaning: the terminal was closed."""
         return self._had_terminal and not os.isatty(0)
 
-    async def reasons(self) -> AsyncGenerator[bool, None]:
-        """Yield at each reason whether it was asked for; without end.
+    async def watch(self) -> AsyncGenerator[bool, None]:
+        """Yield each time the options have to be read, whether it was requested.
 
-        What the files have at first is a reason too: it may be newer than the options.
+        Properties that are there at first count too: they may be newer than the
+        options.
         """
-        files = property_files()
-        seen: list[bytes | None] = [None] * len(files)
+        paths = property_files()
         loop = asyncio.get_running_loop()
-        with _observed(files, lambda: loop.call_soon_threadsafe(self._bell.set)):
+        seen: Contents = [None] * len(paths)
+        with _observe(paths, lambda: loop.call_soon_threadsafe(self._event.set)):
+            read = partial(_read, paths)
+            files = await asyncio.to_thread(WatchedFile, paths, read, "properties")
             while True:
-                found = await asyncio.to_thread(_contents, files)
-                asked, self._asked = self._asked, False
-                if asked or found != seen:
-                    seen = found
-                    yield asked
-                await self._next(LOOK_EVERY_S if files else None)
+                await asyncio.to_thread(files.refresh)
+                is_requested, self._is_requested = self._is_requested, False
+                if is_requested or files.value != seen:
+                    seen = files.value
+                    yield is_requested
+                await self._wait(CHECK_EVERY_S if paths else None)
 
-    async def _next(self, patience_s: float | None) -> None:
-        """Wait for a bell, or until it is time to look without one."""
+    async def _wait(self, timeout_s: float | None) -> None:
+        """Wait for an event, or until it is time to check without one."""
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), patience_s)
-            if not self._asked:
-                await asyncio.sleep(WRITTEN_S)
-        self._bell.clear()
+            await asyncio.wait_for(self._event.wait(), timeout_s)
+            if not self._is_requested:
+                await asyncio.sleep(SETTLE_S)
+        self._event.clear()
 
 
-def _contents(files: Sequence[Path]) -> list[bytes | None]:
-    contents: list[bytes | None] = []
-    for file in files:
+def _read(paths: Sequence[Path]) -> Contents:
+    """Return what is in the files; the reader of the options reports their faults."""
+    contents: Contents = []
+    for path in paths:
         try:
-            contents.append(file.read_bytes())
-        except OSError:  # the reader of the options says which
+            contents.append(path.read_bytes())
+        except OSError:
             contents.append(None)
     return contents
 
 
 @contextmanager
-def _observed(files: Sequence[Path], tell: Callable[[], Any]) -> Iterator[None]:
-    """Have events in the directories of the files told, in a thread of the observer."""
-    if not files:
+def _observe(paths: Sequence[Path], notify: Callable[[], Any]) -> Iterator[None]:
+    """Call `notify`, in the observer's thread, for events in the files' directories."""
+    if not paths:
         yield
         return
     from krausening.properties.property_manager import (
@@ -101,17 +111,20 @@ def _observed(files: Sequence[Path], tell: Callable[[], Any]) -> Iterator[None]:
         def dispatch(self, event: Any) -> None:
             if event.event_type in _CHANGES:
                 with suppress(RuntimeError):  # the loop has ended
-                    tell()
+                    notify()
 
-    # at DEBUG it has a line for each event, also for the reading that follows one
+    # at DEBUG it logs each event, also of the reading that follows one
     logging.getLogger("watchdog").setLevel(logging.INFO)
     observer = Observer()
     try:
-        for directory in {str(file.parent) for file in files}:
+        for directory in {str(path.parent) for path in paths}:
             observer.schedule(Events(), directory)
         observer.start()
-    except OSError as error:  # as where the user has no inotify left
-        log.warning("properties are looked at every %g s: %s", LOOK_EVERY_S, error)
+    except OSError as error:  # such as no inotify instance left for the user
+        log.warning(
+            "could not watch the properties, checking them every %g s instead: %s",
+            CHECK_EVERY_S, error,
+        )  # fmt: skip
     try:
         yield
     finally:

@@ -1,51 +1,122 @@
-"""A file whose content is in effect, read anew when it has changed."""
+"""Files that are read again when they change: tokens, certificates and properties.
+
+One rule for all: a change is noticed by what `stat` tells of a file, behind all links,
+so that it does not matter whether the file was written in place, moved there, or
+swapped as Kubernetes swaps the link to a mounted volume. What cannot be read leaves the
+previous value in use.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
-__all__ = ["Renewed"]
+from oip_host.errors import ConfigurationError
+
+__all__ = ["CHECK_EVERY_S", "WatchedFile", "refresh_all", "watch_files"]
 
 log = logging.getLogger("oip_host")
 
 T = TypeVar("T")
 
+CHECK_EVERY_S = 1.0
+"""Seconds between two checks whether a file has changed."""
 
-class Renewed(Generic[T]):
-    """What `read` makes of the bytes of a file; it raises ValueError for wrong ones.
+Stamp = tuple["tuple[int, ...] | None", ...]
+"""What differs after every change of the files; None for one that cannot be opened."""
 
-    The constructor raises OSError and ValueError. Later what the file said before holds
-    until it can be read again: a file that is half written locks nobody out.
+
+class WatchedFile(Generic[T]):
+    """A value made of a file, or of several that belong together.
+
+    `load` makes the value, and the constructor raises what it raises. Later a fault of
+    it (OSError, ValueError, ConfigurationError) keeps the previous value, so that a
+    file which is half-written locks nobody out. `name` and `content` are what the log
+    calls the files and the value.
     """
 
-    def __init__(self, path: str, read: Callable[[bytes], T]) -> None:
-        self._path = Path(path)
-        self._read = read
-        self._seen = self._mark()
-        self.value = read(self._path.read_bytes())
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        load: Callable[[], T],
+        name: str = "",
+        content: str = "contents",
+    ) -> None:
+        self._paths = paths
+        self._load = load
+        self._name = name or ", ".join(str(path) for path in paths)
+        self._content = content
+        self._stamp = self._stat()  # before reading: a change meanwhile is read again
+        self._faulty: Stamp | None = None
+        self._reported: Stamp | None = None
+        self.value = load()
 
-    def renew(self) -> bool:
-        """Read the file where it has changed; tells whether there is a new value."""
-        mark = self._mark()
-        if mark == self._seen:
+    def refresh(self) -> bool:
+        """Read the files again if they have changed, and return whether they were read.
+
+        Files that are written one by one do not fit together for a moment, so a fault
+        is reported once it is there at two checks in a row, and only once.
+        """
+        stamp = self._stat()
+        if stamp == self._stamp:
             return False
-        self._seen = mark
         try:
-            self.value = self._read(self._path.read_bytes())
-        except (OSError, ValueError) as error:
-            log.error("%s: %s; what it said before holds", self._path, error)
+            self.value = self._load()
+        except (OSError, ValueError, ConfigurationError) as error:
+            if stamp == self._faulty != self._reported:
+                self._reported = stamp
+                self._report(error)
+            self._faulty = stamp
             return False
-        log.info("%s has changed, and is in effect", self._path)
+        self._stamp, self._faulty = stamp, None
         return True
 
-    def _mark(self) -> tuple[int, ...]:
-        """What differs after every change; the same for as long as there is no file."""
+    def _report(self, error: Exception) -> None:
+        """Log each fault, and that the previous value stays in use."""
+        faults = error.faults if isinstance(error, ConfigurationError) else [error]
+        for fault in faults:
+            log.error(
+                "could not load the renewed %s, still using the previous %s: %s",
+                self._name, self._content, fault,
+            )  # fmt: skip
+
+    def _stat(self) -> Stamp:
+        return tuple(_stat(path) for path in self._paths)
+
+
+def _stat(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """Return what differs after every change of a file, or None without the file."""
+    try:
+        # only an open file is sure to be up to date on a network's file system
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        now = os.fstat(file)
+    finally:
+        os.close(file)
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+
+
+async def watch_files(
+    files: Sequence[WatchedFile[Any]], checked: Callable[[bool], None]
+) -> None:
+    """Check the files every second until cancelled.
+
+    After each check `checked` is called with whether any file was read again.
+    """
+    while True:
         try:
-            found = os.stat(self._path)
-        except OSError:
-            return ()
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+            checked(await asyncio.to_thread(refresh_all, files))
+        except Exception:
+            log.exception("could not check the watched files for changes")
+        await asyncio.sleep(CHECK_EVERY_S)
+
+
+def refresh_all(files: Sequence[WatchedFile[Any]]) -> bool:
+    """Refresh each of the files, and return whether any was read again."""
+    results = [file.refresh() for file in files]
+    return any(results)

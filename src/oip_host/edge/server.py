@@ -23,7 +23,7 @@ from oip_host.edge.kserve_app.app import Repository, kserve_app
 from oip_host.edge.rest.app import RestEdge
 from oip_host.edge.rest.probes import Probes
 from oip_host.edge.transport.server import HttpServer, http_protocol
-from oip_host.edge.transport.tls import Tls, tls
+from oip_host.edge.transport.tls import Tls, build_tls
 from oip_host.errors import ConfigurationError
 from oip_host.kserve.api import kserve
 from oip_host.models.registry import Registry
@@ -71,7 +71,8 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
             access_log_format=settings.kserve_access_log_format,
         )
         self._shared = place is not None
-        self._auth = Authorizer(build_verifier(settings))
+        self._verifier = build_verifier(settings)
+        self._auth = Authorizer(self._verifier)
         self._settings = settings
         self._args = kserve_args
         self._edge: RestEdge | None = None
@@ -89,7 +90,7 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
         asyncio.get_running_loop().set_default_executor(
             ThreadPoolExecutor(self.max_asyncio_workers)
         )
-        self._tls = tls(self._settings, self._args)
+        self._tls = build_tls(self._settings, self._args)
         faults: list[str] = []
         rest = self._open_port("kserve_http_port", self.http_port, faults)
         probes = None
@@ -99,6 +100,8 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
             self._grpc = self._bind_grpc(faults)
         if rest is None or faults:
             raise ConfigurationError(faults)
+        if self._verifier is not None:
+            self._verifier.start()
         if self._tls is not None:
             self._tls.start()
         await self._serve_rest(rest)
@@ -128,7 +131,7 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
             self._auth,
             self._shared,
         )
-        credentials = self._tls.credentials() if self._tls else None
+        credentials = self._tls.build_credentials() if self._tls else None
         try:
             self.grpc_port = edge.bind(settings.oip_bind, self.grpc_port, credentials)
         except OSError as error:
@@ -183,6 +186,8 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
         await asyncio.gather(*stopping)
         if self._probes is not None:
             await self._probes.end(0)
+        if self._verifier is not None:
+            self._verifier.stop()
         if self._tls is not None:
             self._tls.stop()
 

@@ -16,7 +16,7 @@ import uvloop
 
 from oip_host.auth import setup as auth
 from oip_host.config import selection
-from oip_host.config.property_watch import Watch
+from oip_host.config.property_watch import PropertyWatcher
 from oip_host.config.settings import Configuration, read
 from oip_host.edge.server import KServeServer
 from oip_host.edge.transport import certificates
@@ -78,7 +78,7 @@ class Host:
         self._stop: asyncio.Future[signal.Signals] | None = None
         self._hurry = asyncio.Event()
         """Set by a second signal."""
-        self._watch = Watch()
+        self._watcher = PropertyWatcher()
 
     @classmethod
     def configured(
@@ -184,7 +184,7 @@ class Host:
     async def _main(self, on_loaded: Callable[[Host], None] | None) -> None:
         stop = self._catch_signals()
         await self.server.state.start()
-        following = asyncio.create_task(follow(self._watch, self))
+        following = asyncio.create_task(follow(self._watcher, self))
         late = self.place is not None and self.place.replaces
         if not late:
             await self.startup()
@@ -239,10 +239,10 @@ class Host:
 
     def _hung_up(self) -> None:
         """Read the options again; stop where it means that the terminal was closed."""
-        if self._watch.terminal_is_gone:
+        if self._watcher.is_terminal_closed:
             self._signalled(signal.SIGHUP)
         else:
-            self._watch.ask()
+            self._watcher.request()
 
     def reconfigure(self, found: Found) -> None:
         """Have other options hold from now on."""
@@ -347,7 +347,7 @@ def _unfit(
     settings = configuration.settings
     return [
         *_one_ray(models, configuration),
-        *certificates.faults(settings, kserve_args),
+        *certificates.find_faults(settings, kserve_args),
         *auth.find_faults(settings),
         *exporting.faults(settings),
     ]

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from oip_host.config.property_watch import Watch
+from oip_host.config.property_watch import PropertyWatcher
 from oip_host.config.settings import Configuration
 from oip_host.errors import ConfigurationError
 from oip_host.host.differences import Found, find
@@ -31,9 +31,9 @@ class Reconfigured(Protocol):
         """Have other options hold from now on."""
 
 
-async def follow(watch: Watch, host: Reconfigured) -> None:
+async def follow(watcher: PropertyWatcher, host: Reconfigured) -> None:
     """Read the options again for each reason, and have the host take them up."""
-    async for asked in watch.reasons():
+    async for asked in watcher.watch():
         try:
             found = await asyncio.to_thread(find, host.configuration, host.planned)
             _take_up(found, host)

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from oip_host.config.property_watch import Watch
+from oip_host.config.property_watch import PropertyWatcher
 from oip_host.config.settings import Configuration, Settings, read
 from oip_host.errors import ConfigurationError
 from oip_host.plugins import wheels
@@ -99,7 +99,7 @@ class Supervisor:
         self._arguments = configuration.arguments
         self._count = configuration.settings.kserve_workers
         self._patience_s = _patience_s(configuration.settings)
-        self._watch = Watch()
+        self._watcher = PropertyWatcher()
         self._ports = ports
         self._directory = directory
         self._plugins = wheels.on_path(configuration.settings)
@@ -141,10 +141,10 @@ class Supervisor:
 
     def _hung_up(self) -> None:
         """Have all read the options again; stop where the terminal was closed."""
-        if self._watch.terminal_is_gone:
+        if self._watcher.is_terminal_closed:
             self._signalled(signal.SIGTERM)
         else:
-            self._watch.ask()
+            self._watcher.request()
             self._pass_on(signal.SIGHUP)
 
     def _pass_on(self, number: signal.Signals) -> None:
@@ -157,7 +157,7 @@ class Supervisor:
 
         Its patience only grows: they may have refused what is wrong for a model.
         """
-        async for _ in self._watch.reasons():
+        async for _ in self._watcher.watch():
             configuration, faults = await asyncio.to_thread(read, self._arguments)
             if not faults:
                 now_s = _patience_s(configuration.settings)

@@ -126,14 +126,14 @@ def test_both_protocols_speak_tls(serve: Serve, tmp_path: Path, prefix: str) -> 
         assert grpc_live(connected) == "OK"
     with grpc.insecure_channel(server.grpc_address) as connected:
         assert grpc_live(connected) == "UNAVAILABLE"
-    assert "every user of this machine may read it" in server.log
+    assert "every user of this machine can read it" in server.log
     assert "Traceback" not in server.log
 
 
-def listed(files: tuple[Path, Path]) -> certificates.Files:
+def listed(files: tuple[Path, Path]) -> certificates.CertificateFiles:
     """The files of a server that asks its clients for nothing."""
     cert, key = (certificates.File("oip_tls_x", str(path)) for path in files)
-    return certificates.Files(cert, key, None)
+    return certificates.CertificateFiles(cert, key, None)
 
 
 # -- what is wrong ------------------------------------------------------------
@@ -191,8 +191,8 @@ CERT, KEY, CA = (f"oip_tls_{n}_file" for n in ("cert", "key", "client_ca"))
         ),
         (
             ("crt", "ed.key", ""),
-            [f"{KEY} 'ed.key': found a key of Ed25519, expected RSA or ECDSA: gRPC has "
-             "no other"],
+            [f"{KEY} 'ed.key': found a key of Ed25519, expected RSA or ECDSA: gRPC "
+             "supports no other"],
         ),
         (("crt", "key", "crt"), []),
     ],
@@ -208,7 +208,7 @@ def test_what_is_wrong_with_the_files_is_told(
         for option, name in zip((CERT, KEY, CA), named, strict=True)
         if name
     }
-    found = certificates.faults(Settings(**given), Namespace())
+    found = certificates.find_faults(Settings(**given), Namespace())
     assert sorted(f.replace(f"{tmp_path}/", "") for f in found) == sorted(expected)
 
 
@@ -216,9 +216,9 @@ def test_half_a_pair_is_not_completed_by_kserves(tmp_path: Path) -> None:
     """A certificate of one and a key of the other are nobody's intention."""
     files = files_with_faults(tmp_path)
     kserves = Namespace(ssl_certfile=str(files["crt"]), ssl_keyfile=str(files["key"]))
-    assert certificates.faults(Settings(), kserves) == []
+    assert certificates.find_faults(Settings(), kserves) == []
     own = Settings(oip_tls_cert_file=str(files["crt"]))
-    assert certificates.faults(own, kserves) != []
+    assert certificates.find_faults(own, kserves) != []
 
 
 def test_a_wrong_certificate_stops_the_host_with_all_other_faults() -> None:
@@ -254,7 +254,7 @@ def test_a_renewed_certificate_is_shown_to_whoever_connects_then(
         assert set(states) <= {grpc.ChannelConnectivity.READY}
     assert f"serial {new.serial:x}" in server.log
     files[0].write_bytes(old.pem)
-    told = "the TLS files changed, the old ones hold"
+    told = "could not load the renewed TLS files, still using the previous certificate"
     wait_for(lambda: told in server.log, "a line of the log")
     assert serials(server) == {new.serial}
 
@@ -281,7 +281,7 @@ def test_files_that_are_wrong_leave_the_old_certificate(
         change()
         for _ in range(3):
             lines.append(len(caplog.messages))
-            tls.look()
+            tls.react(tls.file.refresh())
     assert tls.certificate.serial == new.serial
     assert lines == [0, 0, 1, 1, 1, 2, 2, 2, 4, 4, 4, 4]
 
@@ -342,8 +342,8 @@ def test_a_certificate_that_ends_soon_is_warned_of(
     for pair, expected in ((fresh, []), (ends, ["expires"]), (ended, ["has expired"])):
         tls = Tls(listed(pair.write(tmp_path)))
         caplog.clear()
-        tls.look()
-        tls.look()
+        tls.react(tls.file.refresh())
+        tls.react(tls.file.refresh())
         said = [line.split("certificate ")[1] for line in caplog.messages]
         assert [text.split(" on ")[0] for text in said] == expected
 
@@ -452,6 +452,6 @@ def test_a_handshake_has_the_time_of_a_head(serve: Serve, tmp_path: Path) -> Non
 
 def test_nothing_older_than_tls_1_2_is_spoken(tmp_path: Path) -> None:
     """What the system's OpenSSL would still take does not count."""
-    context = listed(Authority().issue().write(tmp_path)).read().context
+    context = listed(Authority().issue().write(tmp_path)).load().context
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.options & ssl.OP_NO_RENEGOTIATION

@@ -1,8 +1,7 @@
-"""Certificate files: which ones there are, and what is in them, or what is wrong."""
+"""Certificate files: which the options name, their contents and their faults."""
 
 from __future__ import annotations
 
-import os
 import ssl
 import stat
 from argparse import Namespace
@@ -16,20 +15,17 @@ import grpc
 from oip_host.config.settings import Settings
 from oip_host.errors import ConfigurationError
 
-__all__ = ["Certificate", "Files", "Stamp", "certificate_files", "faults"]
+__all__ = ["Certificate", "CertificateFiles", "File", "choose_files", "find_faults"]
 
-_OWN = ("oip_tls_cert_file", "oip_tls_key_file")
-_KSERVES = ("ssl_certfile", "ssl_keyfile")
-_OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""What OpenSSL calls it where certificate and key are not of each other."""
-
-Stamp = tuple[Any, ...]
-"""What changes with any change of the files."""
+_OF_HOST = ("oip_tls_cert_file", "oip_tls_key_file")
+_OF_KSERVE = ("ssl_certfile", "ssl_keyfile")
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""OpenSSL's reasons where certificate and key do not belong together."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file, and the option that names it."""
+    """A file and the option that names it."""
 
     option: str
     path: str
@@ -40,7 +36,7 @@ class File:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What one handshake and all after it need, until there is a newer one."""
+    """The certificate that handshakes use until there is a newer one."""
 
     context: ssl.SSLContext
     grpc: grpc.ServerCertificateConfiguration
@@ -51,8 +47,8 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class Files:
-    """The PEM files of a server's certificate, its key, and its clients' authorities.
+class CertificateFiles:
+    """The PEM files of a server's certificate and key, and its clients' authorities.
 
     With authorities a client needs a certificate that one of them has signed.
     """
@@ -61,56 +57,57 @@ class Files:
     key: File
     authorities: File | None
 
-    def stamp(self) -> Stamp:
-        """What the files are now, behind all links: Kubernetes swaps a link."""
-        return tuple(_stamp(file.path) for file in self._each())
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the files."""
+        return [file.path for file in self._list()]
 
-    def read(self) -> Certificate:
-        """What is in them; raises ConfigurationError with a line for each fault."""
+    def load(self) -> Certificate:
+        """Return the certificate; raises ConfigurationError with a line each fault."""
         texts: dict[File, bytes] = {}
         wrong = []
-        for file in self._each():
+        for file in self._list():
             try:
-                texts[file] = _bytes(file.path)
+                texts[file] = _read_regular(file.path)
             except OSError as error:
                 wrong.append(f"{file}: {error.strerror or error}")
-        wrong += self._contents(texts)
+        wrong += self._find_faults(texts)
         if wrong:
             raise ConfigurationError(wrong)
-        return self._certificate(texts)
+        return self._build(texts)
 
-    def readable_by_all(self) -> bool:
-        """Whether every user of the machine may read the key."""
-        return bool(os.stat(self.key.path).st_mode & stat.S_IROTH)
+    def is_key_public(self) -> bool:
+        """Return whether every user of the machine may read the key."""
+        return bool(Path(self.key.path).stat().st_mode & stat.S_IROTH)
 
-    def _each(self) -> list[File]:
+    def _list(self) -> list[File]:
         both = [self.certificate, self.key]
         return both if self.authorities is None else [*both, self.authorities]
 
-    def _contents(self, texts: dict[File, bytes]) -> Iterator[str]:
-        """What is wrong in the files that could be read."""
+    def _find_faults(self, texts: dict[File, bytes]) -> Iterator[str]:
+        """Yield a line for each fault of the files that could be read."""
         for file in (self.certificate, self.authorities):
-            if file in texts and not _certificates(texts[file]):
+            if file in texts and not _parse_certificates(texts[file]):
                 yield f"{file}: found no certificate, expected PEM"
         if self.key in texts:
-            fault = _fault_of_key(texts[self.key])
+            fault = _find_key_fault(texts[self.key])
             if fault:
                 yield f"{self.key}: {fault}"
 
-    def _certificate(self, texts: dict[File, bytes]) -> Certificate:
+    def _build(self, texts: dict[File, bytes]) -> Certificate:
         pair = texts[self.key], texts[self.certificate]
         authorities = texts[self.authorities] if self.authorities else None
-        own = _certificates(texts[self.certificate])[0]
+        own = _parse_certificates(texts[self.certificate])[0]
         return Certificate(
-            self._context(),
+            self._build_context(),
             grpc.ssl_server_certificate_configuration([pair], authorities),
             own.serial_number,
             own.not_valid_before_utc.timestamp(),
             own.not_valid_after_utc.timestamp(),
         )
 
-    def _context(self) -> ssl.SSLContext:
-        """The same for REST; what gRPC has by itself is said here."""
+    def _build_context(self) -> ssl.SSLContext:
+        """Return the context for REST, with the rules that gRPC has by itself."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION  # which costs a client nothing
@@ -121,25 +118,27 @@ class Files:
                 context.verify_mode = ssl.CERT_REQUIRED
                 context.load_verify_locations(self.authorities.path)
         except ssl.SSLError as error:
-            fault = f"OpenSSL takes it not: {error.reason}"
-            if error.reason in _OTHER_KEY:
+            fault = f"OpenSSL rejected it: {error.reason}"
+            if error.reason in _MISMATCHES:
                 fault = f"expected the certificate of {self.key}, found another"
             raise ConfigurationError([f"{self.certificate}: {fault}"]) from error
-        except OSError as error:  # it has gone in this moment
+        except OSError as error:  # removed since it was read
             raise ConfigurationError([f"{self.certificate}: {error}"]) from error
         return context
 
 
-def certificate_files(
+def choose_files(
     settings: Settings, kserve_args: Namespace
-) -> tuple[Files | None, list[str]]:
-    """The files that the options name, and what is wrong with the options.
+) -> tuple[CertificateFiles | None, list[str]]:
+    """Return the files that the options name, and a line for each fault of the options.
 
-    Where neither option of the host is set those of KServe count, which is newer.
+    If neither option of the host is set, those of newer versions of KServe are used.
     """
-    own = [File(name, getattr(settings, name) or "") for name in _OWN]
-    kserves = [File(name, getattr(kserve_args, name, None) or "") for name in _KSERVES]
-    certificate, key = own if any(file.path for file in own) else kserves
+    own = [File(name, getattr(settings, name) or "") for name in _OF_HOST]
+    of_kserve = [
+        File(name, getattr(kserve_args, name, None) or "") for name in _OF_KSERVE
+    ]
+    certificate, key = own if any(file.path for file in own) else of_kserve
     authorities = None
     if settings.oip_tls_client_ca_file:
         authorities = File("oip_tls_client_ca_file", settings.oip_tls_client_ca_file)
@@ -147,39 +146,32 @@ def certificate_files(
     if not given:
         return None, []
     if certificate.path and key.path:
-        return Files(certificate, key, authorities), []
-    names = _OWN if given == [authorities] else (certificate.option, key.option)
+        return CertificateFiles(certificate, key, authorities), []
+    names = _OF_HOST if given == [authorities] else (certificate.option, key.option)
     missing = [name for name in names if name not in [file.option for file in given]]
     return None, [f"{name}: required with {given[0]}, but not set" for name in missing]
 
 
-def faults(settings: Settings, kserve_args: Namespace) -> list[str]:
-    """Everything that is wrong with the options and with the files, a line each."""
-    files, wrong = certificate_files(settings, kserve_args)
+def find_faults(settings: Settings, kserve_args: Namespace) -> list[str]:
+    """Return a line for each fault of the options and of the files."""
+    files, wrong = choose_files(settings, kserve_args)
     if files is not None:
         try:
-            files.read()
+            files.load()
         except ConfigurationError as error:
             wrong += error.faults
     return wrong
 
 
-def _stamp(path: str) -> Stamp | None:
-    try:
-        now = os.stat(path)
-    except OSError:
-        return None
-    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
-
-
-def _bytes(path: str) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe might never end
+def _read_regular(path: str) -> bytes:
+    """Return the bytes of a file; raises OSError for a pipe, which might never end."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError("found no regular file, expected PEM")
     return Path(path).read_bytes()
 
 
-def _certificates(text: bytes) -> list[Any]:
-    """The certificates of a PEM file, in their order; empty where it is none."""
+def _parse_certificates(text: bytes) -> list[Any]:
+    """Return the certificates of a PEM file in their order; none for other files."""
     from cryptography import x509  # only a server with TLS waits for this import
 
     try:
@@ -188,8 +180,8 @@ def _certificates(text: bytes) -> list[Any]:
         return []
 
 
-def _fault_of_key(text: bytes) -> str:
-    """What is wrong with the private key of a PEM file, if anything is."""
+def _find_key_fault(text: bytes) -> str:
+    """Return the fault of the private key in a PEM file; empty for a good key."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -203,5 +195,5 @@ def _fault_of_key(text: bytes) -> str:
         return "found no private key, expected PEM"
     if not isinstance(key, (RSAPrivateKey, EllipticCurvePrivateKey)):
         kind = type(key).__name__.lstrip("_").removesuffix("PrivateKey")
-        return f"found a key of {kind}, expected RSA or ECDSA: gRPC has no other"
+        return f"found a key of {kind}, expected RSA or ECDSA: gRPC supports no other"
     return ""

@@ -1,4 +1,4 @@
-"""The certificate that both protocols show, and its renewal when the files change."""
+"""The certificate that both protocols present, renewed when its files change."""
 
 from __future__ import annotations
 
@@ -17,123 +17,105 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from oip_host.config.settings import Settings
-from oip_host.edge.transport.certificates import Files, Stamp, certificate_files
+from oip_host.config.watched_file import WatchedFile, watch_files
+from oip_host.edge.transport.certificates import (
+    Certificate,
+    CertificateFiles,
+    choose_files,
+)
 from oip_host.errors import ConfigurationError
 
-__all__ = ["Tls", "tls"]
+__all__ = ["Tls", "build_tls"]
 
 log = logging.getLogger("oip_host")
 
-LOOK_EVERY_S = 1.0
-"""Seconds between two looks at the files."""
 WARN_S = 7 * 86400.0
-"""Seconds before its end in which a certificate is warned of.
+"""Seconds before a certificate expires in which the log warns of it.
 
-A fifth of its time if that is less: some live for a day, and are renewed in time.
+A fifth of its lifetime if that is less: some live for a day, and are renewed in time.
 """
 WARN_EVERY_S = 86400.0
 
 
-def tls(settings: Settings, kserve_args: Namespace) -> Tls | None:
-    """TLS as the options have it; None without. Raises ConfigurationError."""
-    files, wrong = certificate_files(settings, kserve_args)
+def build_tls(settings: Settings, kserve_args: Namespace) -> Tls | None:
+    """Return TLS as the options say, or None without; raises ConfigurationError."""
+    files, wrong = choose_files(settings, kserve_args)
     if wrong:
         raise ConfigurationError(wrong)
     return None if files is None else Tls(files)
 
 
 class Tls:
-    """A certificate for each new connection; `start` and `stop` begin and end renewal.
+    """The certificate for new connections; `start` and `stop` begin and end renewal.
 
-    Whoever is connected goes on with the one that there was.
+    Open connections go on with the certificate that they began with.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: CertificateFiles) -> None:
         self._files = files
-        self._stamp = files.stamp()  # before: what changes meanwhile is read again
-        self.certificate = files.read()
-        self.context = _Newest(self)
+        self.file = WatchedFile(files.paths, files.load, "TLS files", "certificate")
+        self.context = _CurrentContext(self)
         """For REST."""
-        self._given = self.certificate
-        self._wrong: Stamp | None = None
-        self._told: Stamp | None = None
+        self._certificate_of_grpc = self.certificate
         self._warn_at = 0.0
-        self._expiry = _Expiry(self)
+        self._expiry = _ExpiryMetric(self)
         self._watching: asyncio.Task[None] | None = None
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """For gRPC."""
+    @property
+    def certificate(self) -> Certificate:
+        """The certificate in use."""
+        return self.file.value
+
+    def build_credentials(self) -> grpc.ServerCredentials:
+        """Return the credentials of a gRPC server, which renew themselves."""
         return grpc.dynamic_ssl_server_credentials(
             self.certificate.grpc,
-            self._newer,
+            self._renew_grpc,
             require_client_authentication=self._files.authorities is not None,
         )
 
     def start(self) -> None:
-        """Look at the files from now on."""
-        if self._files.readable_by_all():
+        """Watch the files, and use what is new in them."""
+        if self._files.is_key_public():
             log.warning(
-                "%s: every user of this machine may read it, expected mode 0600",
+                "%s: every user of this machine can read it, expected mode 0600",
                 self._files.key,
             )
-        self._tell()
+        self._log_certificate()
         REGISTRY.register(self._expiry)
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = asyncio.create_task(watch_files([self.file], self.react))
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the watch."""
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
             REGISTRY.unregister(self._expiry)
 
-    def look(self) -> None:
-        """Take what is new in the files, where it is whole."""
-        stamp = self._files.stamp()
-        if stamp != self._stamp:
-            self._renew(stamp)
+    def react(self, is_renewed: bool) -> None:
+        """Log a renewed certificate, and warn of one that expires soon."""
+        if is_renewed:
+            self._log_certificate()
         self._warn()
 
-    async def _watch(self) -> None:
-        while True:
-            try:
-                await asyncio.to_thread(self.look)
-            except Exception:
-                log.exception("the TLS files cannot be looked at")
-            await asyncio.sleep(LOOK_EVERY_S)
-
-    def _renew(self, stamp: Stamp) -> None:
-        try:
-            self.certificate = self._files.read()
-        except ConfigurationError as error:
-            # files that are written one by one do not fit together for a moment
-            if stamp == self._wrong != self._told:
-                self._told = stamp
-                for fault in error.faults:
-                    log.error("the TLS files changed, the old ones hold: %s", fault)
-            self._wrong = stamp
-        else:
-            self._stamp = stamp
-            self._tell()
-
-    def _newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC asks for before each handshake, in a thread of its own."""
-        newest = self.certificate
-        if newest is self._given:
+    def _renew_grpc(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return a newer certificate, if any; gRPC calls this before each handshake."""
+        certificate = self.certificate
+        if certificate is self._certificate_of_grpc:
             return None
-        self._given = newest
-        return newest.grpc
+        self._certificate_of_grpc = certificate
+        return certificate.grpc
 
-    def _tell(self) -> None:
+    def _log_certificate(self) -> None:
         log.info(
             "TLS by %s, serial %x, valid until %s",
             self._files.certificate,
             self.certificate.serial,
-            _shown(self.certificate.expires),
+            _format_time(self.certificate.expires),
         )
 
     def _warn(self) -> None:
-        """Tell, once a day, that the certificate ends soon."""
+        """Log once a day that the certificate expires soon, or has expired."""
         begins, expires = self.certificate.begins, self.certificate.expires
         left_s = expires - time.time()
         if left_s > min(WARN_S, (expires - begins) / 5):
@@ -144,20 +126,20 @@ class Tls:
                 "%s: the certificate %s on %s",
                 self._files.certificate,
                 "expires" if left_s > 0 else "has expired",
-                _shown(expires),
+                _format_time(expires),
             )
 
 
-class _Newest(ssl.SSLContext):
-    """A context whose every handshake is by the certificate of that moment.
+class _CurrentContext(ssl.SSLContext):
+    """A context whose every handshake uses the certificate of that moment.
 
-    A context of its own for each certificate has neither old authorities nor sessions
-    that were begun with a client whose certificate is no longer good.
+    Each certificate has a context of its own, so that neither old authorities nor the
+    sessions of clients whose certificates are no longer valid outlive it.
     """
 
     _tls: Tls
 
-    def __new__(cls, tls: Tls) -> _Newest:
+    def __new__(cls, tls: Tls) -> _CurrentContext:
         self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
         self._tls = tls
         return self
@@ -166,18 +148,18 @@ class _Newest(ssl.SSLContext):
         return self._tls.certificate.context.wrap_bio(*arguments, **options)
 
 
-class _Expiry(Collector):
-    """The metric of when the certificate in effect ends."""
+class _ExpiryMetric(Collector):
+    """The metric of the expiry of the certificate in use."""
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
 
     def describe(self) -> list[Metric]:
-        """No name, so that two servers in one process may both have it."""
+        """Return no name, so that two servers in one process may both have it."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The family with the value of now."""
+        """Yield the family with its present value."""
         yield GaugeMetricFamily(
             "oip_tls_certificate_expiry_timestamp_seconds",
             "Expiry of the TLS certificate in use, in seconds since 1970",
@@ -185,5 +167,5 @@ class _Expiry(Collector):
         )
 
 
-def _shown(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
