@@ -366,7 +366,7 @@ async def test_batches_have_the_size_of_now() -> None:
 async def test_a_successor_has_the_options_of_the_one_that_it_replaces() -> None:
     """Options that change while a model is loaded anew are not lost."""
     model = AissembleOIPKServe("a", Echo)
-    successor = model.fresh()
+    successor = model.copy_unloaded()
     assert successor is not None
     model.reconfigure(ModelOptions(max_queue=3))
     model.retire(successor)

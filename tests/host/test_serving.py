@@ -66,7 +66,7 @@ BROKEN = {
     ),
     "nothing": (
         "fakes:NoHandler",
-        "NoHandler is no handler: it has no infer, model_metadata, model_load",
+        "NoHandler is not a handler: it has no infer, model_metadata, model_load",
     ),
     "lost": (
         "no_such_module:Handler",

@@ -204,7 +204,7 @@ async def test_past_its_deadline_a_call_fails(make: MakeLane, kind: str) -> None
     calls.open()
     assert "after" == await after
     assert ["running", "after"] == calls.started
-    await lane.drained()
+    await lane.wait_until_empty()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -311,7 +311,7 @@ async def test_every_call_is_answered_exactly_once(make: MakeLane, kind: str) ->
     jobs = [lane.submit(run, n, timeout_s=60) for n in range(3000)]
     assert [n * n for n in range(3000)] == [await job for job in jobs]
     assert list(range(3000)) == sorted(ran)
-    await lane.drained()
+    await lane.wait_until_empty()
     assert 0 == lane.pending
 
 
@@ -334,7 +334,7 @@ async def test_calls_and_cancellations_in_any_mixture_leave_nothing(
         answer == n or isinstance(answer, asyncio.CancelledError)
         for n, answer in enumerate(answers)
     )
-    await lane.drained()
+    await lane.wait_until_empty()
     assert 0 == lane.pending
 
 
@@ -390,10 +390,10 @@ async def test_a_call_that_raises_cancelled_does_not_cancel_who_waits(
 async def test_drained_waits_for_what_was_accepted(make: MakeLane, kind: str) -> None:
     """It returns at once where there is nothing, and else with the last call."""
     lane = make(kind)
-    await lane.drained()
+    await lane.wait_until_empty()
     calls = Calls(lane)
     jobs = [calls.submit(n) for n in range(2)]
-    waiting = [asyncio.create_task(lane.drained()) for _ in range(3)]
+    waiting = [asyncio.create_task(lane.wait_until_empty()) for _ in range(3)]
     waiting[0].cancel()
     calls.open(0)
     await jobs[0]
@@ -402,7 +402,7 @@ async def test_drained_waits_for_what_was_accepted(make: MakeLane, kind: str) ->
     calls.open(1)
     await asyncio.gather(*waiting[1:])
     assert jobs[1].future.done()
-    await lane.drained()
+    await lane.wait_until_empty()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -423,7 +423,7 @@ async def test_drained_waits_for_a_call_whose_client_left(
     job = lane.submit(call(lane, stubborn))
     await until(entered.is_set)
     job.cancel()
-    draining = asyncio.create_task(lane.drained())
+    draining = asyncio.create_task(lane.wait_until_empty())
     await asyncio.sleep(0)
     assert not draining.done()
     go.set()
@@ -539,5 +539,5 @@ async def test_a_coroutine_that_nobody_waits_for_is_cancelled(
         job.cancel()
     await asyncio.gather(job, return_exceptions=True)
     await until(left.is_set)
-    await lane.drained()
+    await lane.wait_until_empty()
     assert 1 == await lane.submit(call(lane, lambda: 1))

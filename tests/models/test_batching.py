@@ -42,7 +42,7 @@ from oip_host import (
     TensorData,
 )
 from oip_host.config.model_options import ModelOptions
-from oip_host.models.batching import merged, rows_of, split
+from oip_host.models.merging import count_rows, merge, split
 from support.batch_fakes import Batched, BatchedAsync, Calls, Mean, Probed
 from support.control import change, described, metric
 from support.process import Server, wait_for
@@ -148,9 +148,9 @@ def test_to_split_is_the_inverse_of_to_merge(requests: list[InferenceRequest]) -
     Merged, every input has the rows of all in their order, still flat where it was
     flat, and text where it was text.
     """
-    whole = merged(requests)
+    whole = merge(requests)
     whole.validate_oip()
-    assert sum(map(rows_of, requests)) == rows_of(whole)
+    assert sum(map(count_rows, requests)) == count_rows(whole)
     for i, tensor in enumerate(whole.inputs):
         single = [request.inputs[i] for request in requests]
         joined = [element for one in single for element in one.data.root]
@@ -186,7 +186,7 @@ def test_a_merged_request_has_what_all_have_in_common() -> None:
         )
     ]
     requests[0].inputs[0].parameters = parameters(binary_data_size=4)
-    whole = merged(requests)
+    whole = merge(requests)
     assert whole.id is None
     assert parameters(temperature=0.5) == whole.parameters
     assert [RequestOutput(name="x", parameters=parameters(top=3))] == whole.outputs
@@ -251,7 +251,7 @@ class Hosted:
     @property
     def pending(self) -> int:
         """The requests that were accepted and are not answered."""
-        return self.model.under_way()[0]
+        return self.model.count_pending()[0]
 
     async def hold(self, *numbers: float) -> list[asyncio.Task[InferenceResponse]]:
         """Have the model busy with a batch of these numbers, or with a 0."""
@@ -759,7 +759,7 @@ async def test_a_lane_that_others_fill_is_waited_for(
     ready = Calls(tmp_path, "m-ready")
     ready.shut()
     asking = asyncio.create_task(hosted.model.healthy())
-    await until(lambda: any(lane.pending for lane in hosted.model._lanes.each()))
+    await until(lambda: any(lane.pending for lane in hosted.model._execution.lanes))
     sent = [hosted.ask(1)]
     for _ in range(10):
         await asyncio.sleep(0.005)
@@ -883,9 +883,9 @@ async def test_a_cut_counts_each_request_once(
     sent = await hosted.hold(*range(running))
     sent += [hosted.ask(n) for n in (7, 8)] + [hosted.send(asked(9, shape=[]))]
     await asyncio.sleep(0)
-    assert running + 3 == hosted.model.cut_off(ModelNotReady("the end"))
+    assert running + 3 == hosted.model.fail_pending(ModelNotReady("the end"))
     assert [ModelNotReady] * (running + 3) == await outcomes(sent)
-    assert 0 == hosted.model.cut_off(ModelNotReady("the end"))
+    assert 0 == hosted.model.fail_pending(ModelNotReady("the end"))
     hosted.calls.open()
     await asyncio.wait_for(hosted.model.unload_handler(), 30)
     assert [[*range(running)]] == hosted.calls.made

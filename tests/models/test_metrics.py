@@ -342,7 +342,7 @@ async def test_totals_outlive_a_reload() -> None:
     await one.load_handler()
     await one.infer(request())
     before = named(told(served(registry)), "oip_requests_total", "oip_handler")
-    fresh = one.fresh()
+    fresh = one.copy_unloaded()
     await fresh.load_handler()
     registry.add(fresh)
     assert before == named(told(served(registry)), "oip_requests_total", "oip_handler")
@@ -403,7 +403,7 @@ async def test_a_name_that_kserve_counts_is_told_once(kind: str) -> None:
         await one.load_handler()
         await one.infer(request())
     assert "m" in predicted(told(served(registry), kind))
-    registry.add(theirs.fresh())
+    registry.add(theirs.copy_unloaded())
     assert "m" in predicted(told(served(registry), kind))
     for one in (theirs, ours):
         await one.unload_handler()

@@ -73,6 +73,6 @@ async def test_a_handler_may_use_the_memory_of_its_outputs_again(
     options = ModelOptions(max_batch_size=batch, max_concurrency=1)
     model = AissembleOIPKServe("m", handler(), options=options)
     assert await model.load_handler()
-    asking = (model.encoded(asked(n), value_of) for n in range(200))
+    asking = (model.infer_encoded(asked(n), value_of) for n in range(200))
     assert list(range(200)) == await asyncio.gather(*asking)
     await model.unload_handler()

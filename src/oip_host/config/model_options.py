@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from oip_handler.model_paths import find_path_fields
+from oip_handler.traits import read_traits
 from oip_host.config.model_dir import default_path
 from oip_host.config.selection import DEFAULT_VERSION
 from oip_host.config.settings import RELOADABLE, validated
@@ -226,19 +227,12 @@ def model_options(key: Key, values: Values) -> tuple[ModelOptions | None, list[s
     return validated(ModelOptions, values, f"models.{label(key)}.")
 
 
-def _declared(handler: Any) -> type[BaseModel] | None:
-    declared = getattr(handler, "Settings", None)
-    if isinstance(declared, type) and issubclass(declared, BaseModel):
-        return declared
-    return None
-
-
 def masked(handler: Any, values: Values) -> Values:
     """The values, those that the handler takes as pydantic's secrets marked so.
 
     Of a handler that is not known, None, any setting may be one.
     """
-    declared = _declared(handler)
+    declared = read_traits(handler).settings
     secret = {
         name
         for name, field in (declared.model_fields if declared else {}).items()
@@ -264,7 +258,7 @@ def located(handler: Any, key: Key, values: Values, model_dir: str | None) -> Va
     A required one that nobody set is where the files of the model are by default, if
     they are there.
     """
-    declared = _declared(handler)
+    declared = read_traits(handler).settings
     if declared is None or model_dir is None:
         return values
     directory = Path(model_dir).absolute()
@@ -309,7 +303,7 @@ def handler_settings(
         for path, origin in values.items()
         if path[0] == "settings" and len(path) > 1
     }
-    declared = _declared(handler)
+    declared = read_traits(handler).settings
     if declared is None:
         return None, [
             f"{o.source}: this handler takes no settings" for o in below.values()

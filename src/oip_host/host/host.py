@@ -279,7 +279,7 @@ class Host:
         reason = f"it did not load within {seconds:g} s"
         late = [model for model in self.registry if model.state is State.LOADING]
         while not (await asyncio.wait([loading], timeout=CUT_OFF_EVERY_S))[0]:
-            self.registry.cut_off(reason)
+            self.registry.fail_pending(reason)
         for model in late:
             model.state, model.reason = State.UNAVAILABLE, reason
 
@@ -302,7 +302,9 @@ class Host:
         ends = asyncio.get_running_loop().time() + grace_s
         stopping = asyncio.create_task(self.server.shutdown(grace_s + CUT_OFF_S))
         if not await self._within(grace_s, stopping):
-            cut = self.registry.cut_off("the server stopped before it could answer")
+            cut = self.registry.fail_pending(
+                "the server stopped before it could answer"
+            )
             log.warning("cut off: %d requests in flight", cut)
             if not (await asyncio.wait([stopping], timeout=CUT_OFF_S))[0]:
                 await self.server.abort()

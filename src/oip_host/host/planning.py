@@ -13,7 +13,7 @@ from oip_host.config import model_options as options
 from oip_host.config.model_options import ModelOptions
 from oip_host.config.settings import Configuration
 from oip_host.config.sources import Values
-from oip_host.models.construction import constructed
+from oip_host.models.construction import construct_handler
 from oip_host.models.model import Model
 from oip_host.plugins import discovery as plugins
 from oip_host.plugins.discovery import Choice
@@ -125,7 +125,7 @@ def _made(choice: Choice, found: _Found) -> Any:
     """The handler, in the host itself."""
     if found.reason is not None:
         raise HandlerFault(found.reason)
-    return constructed(
+    return construct_handler(
         found.handler, choice.item.model, choice.entry.target, found.arguments
     )
 

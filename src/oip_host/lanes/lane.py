@@ -144,7 +144,7 @@ class Lane(ABC):
         if timeout_s is not None:
             job.deadline = job.queued_at + timeout_s
             if job.deadline < self._timer_at:
-                self._watch(job.deadline)
+                self._set_timer(job.deadline)
         self._live.add(job)
         try:
             self._start(job)
@@ -173,7 +173,7 @@ class Lane(ABC):
         self._waking = False
         while self._done:
             job, result, error = self._done.popleft()
-            self._left(job)
+            self._discard(job)
             if job.future.done():
                 continue
             if error is None:
@@ -181,7 +181,7 @@ class Lane(ABC):
             else:
                 job.future.set_exception(error)
 
-    def _watch(self, deadline: float) -> None:
+    def _set_timer(self, deadline: float) -> None:
         """Have `_expire` called at the deadline, which is the earliest of all.
 
         One timer serves all calls: it finds the next deadline when it goes off, so
@@ -210,22 +210,22 @@ class Lane(ABC):
             )
             self.abandon(job)
         if earliest < math.inf:
-            self._watch(earliest)
+            self._set_timer(earliest)
 
     def abandon(self, job: Job) -> None:
         """Nobody waits for a call any more; one that has not started never will."""
         if not job.started_at and not job.finished_at:
             job.abandoned = True
             job.args = None  # its tensors do not wait for the thread to come by
-            self._left(job)
+            self._discard(job)
 
-    def _left(self, job: Job) -> None:
+    def _discard(self, job: Job) -> None:
         self._live.discard(job)
         if not self._live and self._empty is not None:
             self._empty.set_result(None)
             self._empty = None
 
-    def cut_off(self, error: Exception) -> int:
+    def fail_pending(self, error: Exception) -> int:
         """Fail every call that is not finished; tells how many there were."""
         waiting = [job for job in self._live if not job.future.done()]
         for job in waiting:
@@ -233,7 +233,7 @@ class Lane(ABC):
             self.abandon(job)
         return len(waiting)
 
-    async def drained(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Wait until no accepted call is left."""
         if self.pending:
             if self._empty is None:
@@ -291,7 +291,7 @@ class ThreadLane(Lane):
         try:
             result = job.call(*job.args)
         except BaseException as error:  # SystemExit of a handler ends no thread
-            self._finish(job, None, contained(error))
+            self._finish(job, None, contain(error))
         else:
             self._finish(job, result, None)
 
@@ -347,7 +347,7 @@ class LoopLane(Lane):
             try:
                 result = await job.call(*job.args)
             except BaseException as error:
-                self._finish(job, None, contained(error))
+                self._finish(job, None, contain(error))
             else:
                 self._finish(job, result, None)
 
@@ -367,7 +367,7 @@ class LoopLane(Lane):
         asyncio.get_running_loop().stop()
 
 
-def contained(error: BaseException) -> Exception:
+def contain(error: BaseException) -> Exception:
     """An exception that may pass on to the waiting side without ending it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error

@@ -1,7 +1,7 @@
 """Dynamic batching: requests that fit together wait for each other, and run as one.
 
 A `Batcher` is a lane in front of a model's own: what waits when the model is free is
-the next batch. `merged` makes one request of several, `split` several answers of one.
+the next batch. What happens to the requests of one is in `merging`.
 """
 
 from __future__ import annotations
@@ -10,39 +10,19 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
+from oip_handler.boundary import EncodedResponse
+from oip_handler.errors import Overloaded
+from oip_host.lanes.lane import Job, Lane
+from oip_host.models.merging import BatchItem, RunAlone, batch_key
 
-from oip_handler.boundary import Encode, EncodedResponse
-from oip_handler.errors import HandlerFault, Overloaded
-from oip_handler.messages import (
-    InferenceRequest,
-    InferenceResponse,
-    Parameters,
-    as_dict,
-    construct,
-)
-from oip_handler.tensors import TensorData
-from oip_host.lanes.lane import Job, Lane, contained
-from oip_host.telemetry.context import RequestContext
+__all__ = ["Batcher"]
 
-__all__ = ["Batcher", "Outcome", "answered", "merged", "rows_of", "split"]
-
-Asked: TypeAlias = "tuple[InferenceRequest, Encode[Any], RequestContext]"
-Outcome: TypeAlias = "EncodedResponse[Any] | Exception"
-Calls: TypeAlias = "Generator[InferenceRequest, InferenceResponse, list[Outcome]]"
-
-_CODEC = ("binary_data", "binary_data_output", "binary_data_size")
-"""Parameters that say how a tensor travels, and nothing to the model."""
 _TICK_S = 0.001
 """Seconds between two ticks of uvloop's timers, which may be that much too early."""
-
-
-class _Apart(Exception):
-    """A batch failed, and each of its requests has to be asked for by itself."""
 
 
 class Batcher(Lane):
@@ -58,7 +38,7 @@ class Batcher(Lane):
     def __init__(
         self,
         lane: Lane,
-        run: Callable[[list[Asked]], Any],
+        run: Callable[[list[BatchItem]], Any],
         max_batch_size: int,
         delay_s: float,
     ) -> None:
@@ -79,15 +59,15 @@ class Batcher(Lane):
         """How many calls may be pending."""
         return self.max_concurrency * self._max_batch_size + self.max_queue
 
-    def batch(self, max_batch_size: int, delay_s: float) -> None:
+    def set_limits(self, max_batch_size: int, delay_s: float) -> None:
         """Make batches of another size, or after another time, from now on."""
         with self._lock:
             self._max_batch_size, self._delay_s = max_batch_size, delay_s
 
-    def cut_off(self, error: Exception) -> int:
+    def fail_pending(self, error: Exception) -> int:
         """Fail every call that is not finished; a running batch counts behind, as 1."""
         behind = sum(not call.future.done() for call in self._calls)
-        return super().cut_off(error) - behind
+        return super().fail_pending(error) - behind
 
     def abandon(self, job: Job) -> None:
         """Nobody waits for a call any more; with its last one a batch is given up."""
@@ -99,7 +79,7 @@ class Batcher(Lane):
                     self._lane.abandon(call)
 
     def _start(self, job: Job) -> None:
-        fit = _fit(job.args[0]) or (job, self._max_batch_size)
+        fit = batch_key(job.args[0]) or (job, self._max_batch_size)
         with self._lock:
             self._waiting[job] = fit
         if not self._pumping:  # in the next round: those that came with it join it
@@ -112,10 +92,10 @@ class Batcher(Lane):
         if self._alarm is not None:
             self._alarm.cancel()
         free = self.max_concurrency - len(self._calls)
-        if not free:  # `_ran` comes back to it
+        if not free:  # `_hand_out` comes back to it
             return
         with self._lock:
-            due, next_s = self._gathered()
+            due, next_s = self._collect_due()
         called = sum(not jobs for jobs in self._calls.values())  # and not started yet
         for _ in range(min(free, len(due) - called)):
             jobs: list[Job] = []
@@ -125,11 +105,11 @@ class Batcher(Lane):
                 next_s = 10 * _TICK_S
                 break
             self._calls[call] = jobs
-            call.future.add_done_callback(partial(self._ran, call))
+            call.future.add_done_callback(partial(self._hand_out, call))
         if next_s < math.inf:
             self._alarm = asyncio.get_running_loop().call_later(next_s, self._pump)
 
-    def _gathered(self) -> tuple[list[list[Job]], float]:
+    def _collect_due(self) -> tuple[list[list[Job]], float]:
         """The batches that are due, by age, and the seconds to the next one."""
         now, next_s = time.perf_counter(), math.inf
         due: list[list[Job]] = []
@@ -158,14 +138,14 @@ class Batcher(Lane):
     def _run_next(self, jobs: list[Job]) -> Any:
         """Run the batch that is next by now, which is `jobs` then. In the lane."""
         with self._lock:
-            for job in next(iter(self._gathered()[0]), ()):
+            for job in next(iter(self._collect_due()[0]), ()):
                 del self._waiting[job]
                 job.started_at = time.perf_counter()
                 jobs.append(job)
             asked = [job.args for job in jobs]
         return self._run(asked)
 
-    def _ran(self, call: Job, future: asyncio.Future[Any]) -> None:
+    def _hand_out(self, call: Job, future: asyncio.Future[Any]) -> None:
         """Hand the outcomes of a batch back; what has to run apart waits once more."""
         jobs = self._calls.pop(call)
         error = future.exception()
@@ -173,7 +153,7 @@ class Batcher(Lane):
         answers = sum(isinstance(outcome, EncodedResponse) for outcome in outcomes)
         lead = True
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, _Apart) and not job.future.done():
+            if isinstance(outcome, RunAlone) and not job.future.done():
                 with self._lock:
                     job.started_at = 0.0
                     self._waiting[job] = (job, self._max_batch_size)
@@ -186,136 +166,3 @@ class Batcher(Lane):
             self._done.append((job, outcome, None) if well else (job, None, outcome))
         self._deliver()
         self._pump()
-
-
-def _fit(request: InferenceRequest) -> tuple[Hashable, int] | None:
-    """What requests that fit have in common, and the rows; None for one by itself."""
-    rows = rows_of(request)
-    if rows < 1:
-        return None
-    inputs = [
-        (t.name, t.datatype, tuple(t.shape[1:]), _form(t.data), _key(t))
-        for t in request.inputs
-    ]
-    outputs = [(output.name, _key(output)) for output in request.outputs or ()]
-    return (_key(request), *inputs, *outputs), rows
-
-
-def rows_of(request: InferenceRequest) -> int:
-    """The first dimension that all inputs have in common; 0 where there is none."""
-    first = {tensor.shape[0] if tensor.shape else 0 for tensor in request.inputs}
-    return first.pop() if len(first) == 1 else 0
-
-
-def _form(data: TensorData) -> Any:
-    """What a handler that reads lists can see of a tensor beside its shape."""
-    if data.array is None:  # as it comes from KServe's own server
-        return type(data.root[0]) if isinstance(data.root, list) and data.root else None
-    text = data.array.dtype == object and data.array.size
-    return data.array.ndim, type(data.array.flat[0]) if text else None
-
-
-def _shared(message: Any) -> dict[str, Any]:
-    """The parameters that requests in a batch have in common."""
-    return {k: v for k, v in as_dict(message.parameters).items() if k not in _CODEC}
-
-
-def _key(message: Any) -> Hashable:
-    """The parameters by what they look like: 1 is neither True nor 1.0."""
-    return frozenset((name, repr(value)) for name, value in _shared(message).items())
-
-
-def answered(
-    batch: Sequence[Asked], check: Callable[[InferenceRequest], None]
-) -> Calls:
-    """The outcome of each request of a batch; yields what the handler has to be asked.
-
-    The answer, or what it raised, is sent or thrown in. Each of several requests is
-    checked by itself before; if they fail together, each has to be asked for apart.
-    """
-    outcomes: dict[int, Outcome] = {}
-    for i, (request, *_) in enumerate(batch if len(batch) > 1 else ()):
-        try:
-            check(request)
-        except Exception as error:
-            outcomes[i] = contained(error)
-    good = [i for i in range(len(batch)) if i not in outcomes]
-    requests = [batch[i][0] for i in good]
-    if good:
-        parts: Sequence[InferenceResponse | Exception]
-        try:
-            parts = split((yield merged(requests)), requests)
-        except Exception as error:
-            failed = error if len(good) == 1 else _Apart()
-            parts = [failed] * len(good)
-        for i, part in zip(good, parts, strict=True):
-            outcomes[i] = _encoded(part, *batch[i][:2])
-    return [outcomes[i] for i in range(len(batch))]
-
-
-def _encoded(
-    part: InferenceResponse | Exception, request: InferenceRequest, encode: Encode[Any]
-) -> Outcome:
-    if isinstance(part, Exception):
-        return part
-    try:
-        return EncodedResponse(part.outputs, encode(request, part))
-    except Exception as error:
-        return error
-
-
-def merged(requests: Sequence[InferenceRequest]) -> InferenceRequest:
-    """One request, without an id, with the rows of all; they fit and were checked."""
-    first = requests[0]
-    if len(requests) == 1:
-        return first
-    rows = sum(map(rows_of, requests))
-    inputs = []
-    for tensors in zip(*(request.inputs for request in requests), strict=True):
-        arrays = [tensor.data.elements(tensor.datatype) for tensor in tensors]
-        shape, data = [rows, *tensors[0].shape[1:]], TensorData(np.concatenate(arrays))
-        inputs.append(_plain(tensors[0], shape=shape, data=data))
-    outputs = [_plain(output) for output in first.outputs or ()]
-    whole: InferenceRequest = _plain(first, id=None, inputs=inputs, outputs=outputs)
-    return whole
-
-
-def _plain(message: Any, **changed: Any) -> Any:
-    shared = _shared(message)
-    parameters = Parameters.model_validate(shared) if shared else None
-    return _changed(message, parameters=parameters, **changed)
-
-
-def _changed(message: Any, **changed: Any) -> Any:
-    return construct(type(message), {**message.__dict__, **changed})
-
-
-def split(
-    answer: InferenceResponse, requests: Sequence[InferenceRequest]
-) -> Sequence[InferenceResponse | Exception]:
-    """The rows of an answer, dealt out to the requests, each with its own id.
-
-    Where an output has not as many rows as the inputs, each gets that fault. A request
-    whose inputs have no rows in common gets the whole answer.
-    """
-    ends = np.cumsum([rows_of(request) for request in requests]).tolist()
-    for tensor in answer.outputs if ends[-1] else ():
-        if tensor.shape[:1] != ends[-1:]:
-            text = (
-                f"model '{answer.model_name}' returned an invalid response: output "
-                f"'{tensor.name}' has the shape {tensor.shape}, expected {ends[-1]} "
-                "rows, as many as the inputs have (max_batch_size)"
-            )
-            return [HandlerFault(text) for _ in requests]
-    arrays = [tensor.as_numpy() for tensor in answer.outputs]
-    answers = []
-    for request, end in zip(requests, ends, strict=True):
-        rows = slice(end - rows_of(request), end) if end else ...
-        parts = [array[rows] for array in arrays]
-        outputs = [
-            _changed(tensor, shape=list(part.shape), data=TensorData(part))
-            for tensor, part in zip(answer.outputs, parts, strict=True)
-        ]
-        identity = answer.id if request.id is None else request.id
-        answers.append(_changed(answer, id=identity, outputs=outputs))
-    return answers

@@ -170,7 +170,7 @@ def _gauges(models: Sequence[Model]) -> Iterator[Metric]:
             state.add_metric((*labels, each.value), float(model.state is each))
         if model.load_s is not None:
             load.add_metric(labels, model.load_s)
-        accepted, waiting = model.under_way()
+        accepted, waiting = model.count_pending()
         flight.add_metric(labels, accepted)
         depth.add_metric(labels, waiting)
     yield from (ready, state, load, flight, depth)

@@ -102,9 +102,9 @@ class Registry:
             if not ready
         ]
 
-    def cut_off(self, reason: str) -> int:
+    def fail_pending(self, reason: str) -> int:
         """Refuse every request that is not answered yet; tells how many there were."""
-        return sum(model.cut_off(ModelNotReady(reason)) for model in self)
+        return sum(model.fail_pending(ModelNotReady(reason)) for model in self)
 
     async def unload(self) -> None:
         """Answer what is in flight and let every handler go."""

@@ -61,8 +61,8 @@ class Repository:
 
     async def _reloaded(self, model: Model) -> ModelNotReady | None:
         """Why the model did not load anew; None where it did."""
-        await model.settled()  # it may still load as the server starts
-        fresh = model.fresh()
+        await model.wait_until_settled()  # it may still load as the server starts
+        fresh = model.copy_unloaded()
         if fresh is None:  # a handler that a program made: there is only this one
             if model.ready:
                 await model.unload_handler()
@@ -76,7 +76,7 @@ class Repository:
             fresh.observe(observer)
             await model.unload_handler()
         else:
-            fresh.let_go()
+            fresh.release()
         return failure
 
     async def unload(self, name: str) -> None:

@@ -7,7 +7,6 @@ answered by a `Replica`. Batches, checks, limits and statistics stay in the host
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import re
 import secrets
@@ -22,9 +21,16 @@ from oip_handler.messages import (
     ModelMetadataResponse,
     ModelReadyResponse,
 )
+from oip_handler.traits import read_traits
 from oip_host.config.model_options import ModelOptions
 from oip_host.replicas.cluster import Cluster
-from oip_host.replicas.replica import Blueprint, Described, Failure, NotLoaded, Replica
+from oip_host.replicas.replica import (
+    Blueprint,
+    Description,
+    Failure,
+    NotLoaded,
+    Replica,
+)
 from oip_host.telemetry.context import REQUEST_ID, current
 
 __all__ = ["Replicated", "deployment_options"]
@@ -83,9 +89,9 @@ def deployment_options(handler: Any, options: ModelOptions) -> dict[str, Any]:
 
 def _runs(handler: Any, options: ModelOptions) -> int:
     """How many requests a replica runs at once, as far as the host knows."""
-    asked = options.max_concurrency or getattr(handler, "max_concurrency", None)
-    method = getattr(handler, "infer", None)
-    return asked or (ASYNC_REQUESTS if inspect.iscoroutinefunction(method) else 1)
+    traits = read_traits(handler)
+    limit = options.max_concurrency or traits.max_concurrency
+    return limit or (ASYNC_REQUESTS if "infer" in traits.async_methods else 1)
 
 
 class Replicated:
@@ -115,7 +121,7 @@ class Replicated:
         self._name = f"{name}-{secrets.token_hex(4)}"
         self._handle: Any = None
         self._methods: dict[str, Any] = {}
-        self._known: Described | None = None
+        self._known: Description | None = None
 
     async def model_load(self, model_name: str) -> bool:
         """Have the replicas made, and wait for them; raises ModelNotReady."""
@@ -130,10 +136,10 @@ class Replicated:
             await asyncio.shield(self._cluster.delete(self._name))
             raise
         self._known = known
-        self.check_metadata = known.check_metadata
+        self.check_metadata = known.traits.checks_metadata
         if self._idempotent is None:
-            self._idempotent = known.idempotent
-        if known.takes_v1:
+            self._idempotent = known.traits.is_idempotent
+        if known.is_kserve_model:
             self.predict_v1 = self._predict_v1
         return True
 
@@ -170,7 +176,7 @@ class Replicated:
             raise ModelNotReady("Ray does not tell of its replicas") from None
         if not state.running:
             raise ModelNotReady("none of its replicas runs")
-        ready = not self._known.probes or await self._answer("ready")
+        ready = not self._known.traits.has_own_probe or await self._answer("ready")
         return ModelReadyResponse(name=model_name, ready=ready)
 
     async def model_metadata(

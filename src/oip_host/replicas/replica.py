@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from sysconfig import get_path
 from typing import Any
@@ -27,17 +27,18 @@ from oip_handler.messages import (
     construct,
 )
 from oip_handler.tensors import TensorData
+from oip_handler.traits import HandlerTraits
 from oip_host.config import model_options as options
 from oip_host.config.model_options import ModelOptions
 from oip_host.config.sources import Values
-from oip_host.models.construction import constructed
-from oip_host.models.model import Model, has_own_probe
+from oip_host.models.construction import construct_handler
+from oip_host.models.model import Model
 from oip_host.telemetry import otel as exporting
 from oip_host.telemetry.context import RequestContext
 
 __all__ = [
     "Blueprint",
-    "Described",
+    "Description",
     "Failure",
     "Given",
     "NotLoaded",
@@ -102,7 +103,7 @@ class Blueprint:
             if faults:
                 raise HandlerFault("; ".join(faults))
             arguments = {"settings": made} if made is not None else {}
-        return constructed(handler, self.model, self.target, arguments)
+        return construct_handler(handler, self.model, self.target, arguments)
 
 
 def local_path() -> list[str]:
@@ -133,15 +134,12 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Described:
+class Description:
     """What the host has to know of a handler that it does not see."""
 
     metadata: ModelMetadataResponse | Failure
-    takes_v1: bool
-    probes: bool
-    """Whether it has a `model_ready` of its own."""
-    check_metadata: bool
-    idempotent: bool
+    traits: HandlerTraits
+    is_kserve_model: bool
 
 
 class NotLoaded(Exception):
@@ -194,21 +192,16 @@ class Replica:
         if self._export is not None:
             await asyncio.to_thread(self._export.close)
 
-    async def describe(self) -> Described:
-        """What the host asks once for all replicas."""
-        handler = self._model.model_handler
+    async def describe(self) -> Description:
+        """Return what the host asks for once, for all replicas."""
         metadata: ModelMetadataResponse | Failure
         try:
             metadata = await self._model.metadata()
         except OIPError as error:
             metadata = Failure.of(error)
-        return Described(
-            metadata,
-            takes_v1=self._model.is_kserve_model,
-            probes=has_own_probe(handler),
-            check_metadata=bool(getattr(handler, "check_metadata", False)),
-            idempotent=bool(getattr(handler, "idempotent", False)),
-        )
+        # the host makes nothing of its settings, and cannot import their class
+        traits = replace(self._model.traits, settings=None)
+        return Description(metadata, traits, self._model.is_kserve_model)
 
     async def ready(self) -> bool:
         """What the handler's own `model_ready` says."""
@@ -223,7 +216,7 @@ class Replica:
         """
         context = RequestContext("replica", headers)
         try:
-            return await self._model.encoded(request, _own, context)
+            return await self._model.infer_encoded(request, _own, context)
         except OIPError as error:
             return Failure.of(error)
 

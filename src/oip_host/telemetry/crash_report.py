@@ -9,10 +9,8 @@ what it has to, also where the host is process 1 of a container and nobody outli
 from __future__ import annotations
 
 import faulthandler
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -60,12 +58,6 @@ class Frames:
         name = f"model {model!a} version {version!a}"
         self.call = framed(name, handler)
         self.call_async = framed(name, handler, _call_async)
-
-    def around(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of the handler, called through the frame of its kind."""
-        if inspect.iscoroutinefunction(method):
-            return partial(self.call_async, method)
-        return partial(self.call, method)
 
 
 def _call(method: Callable[..., Any], *args: Any) -> Any:

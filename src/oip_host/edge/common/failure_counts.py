@@ -32,7 +32,7 @@ def count(
     asked = _V1.fullmatch(scope["path"]) if scope["method"] == "POST" else None
     denied = isinstance(error, (Unauthenticated, Forbidden))
     if asked and not denied and asked[1] in registry.names():
-        registry.find(asked[1]).refused(context, error)
+        registry.find(asked[1]).count_failure(context, error)
     else:
         refusals.count(context.protocol, error.kind)
 

@@ -129,14 +129,14 @@ class GrpcEdge:
         try:
             if not model.ready:
                 raise model.not_ready()
-            answer = await model.encoded(
+            answer = await model.infer_encoded(
                 grpc_codec.decode(received),
                 lambda _, response: grpc_codec.encode(received, response),
                 ours,
                 context.time_remaining(),
             )
         except OIPError as error:
-            model.refused(ours, error)
+            model.count_failure(ours, error)
             raise
         ours.answered(len(answer))
         return answer

@@ -271,11 +271,11 @@ class RestEdge:
                 request = rest_codec.decode_raw(body, await model.metadata())
             else:
                 request = rest_codec.decode(body, length)
-            content, head = await model.encoded(
+            content, head = await model.infer_encoded(
                 request, rest_codec.encode, call.context
             )
         except OIPError as error:
-            model.refused(call.context, error)
+            model.count_failure(call.context, error)
             raise
         call.context.answered(len(content))
         if head is None:
