@@ -169,9 +169,9 @@ def bad() -> Iterator[Case]:
     yield Case("absurd", [given([1.0], [2**62])], 400, f"needs {2**62} elements")
     yield Case("more absurd", [given([1.0], [2**62] * 9)], 400, "more than 2**64")
     yield Case("no inputs", [], 400, "inputs: found none, expected at least one")
-    yield Case("a name twice", [X, X], 400, "inputs: the name 'x' stands there twice")
+    yield Case("a name twice", [X, X], 400, "inputs: duplicate name 'x'")
     twice = [{"name": "x"}, {"name": "x"}]
-    text = "outputs: the name 'x' stands there twice"
+    text = "outputs: duplicate name 'x'"
     yield Case("an output twice", [X], 400, text, more={"outputs": twice})
     for name in ("y", "X", "", "ü"):
         yield Case(

@@ -640,7 +640,7 @@ def with_binary(size: Any, datatype: str = "FP32", **more: Any) -> bytes:
             with_binary(-4), b"", "", "binary_data_size is the int -4", id="negative"
         ),
         pytest.param(
-            with_binary("4"), b"1234", "", "binary_data_size is a string", id="text"
+            with_binary("4"), b"1234", "", "binary_data_size is the str '4'", id="text"
         ),
         pytest.param(
             with_binary(4, "BYTES"),

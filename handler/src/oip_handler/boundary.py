@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from oip_handler.datatypes import Datatype, as_bytes
+from oip_handler.datatypes import Datatype, as_bytes, datatype_name
 from oip_handler.errors import (
     CLIENTS_FAULT,
     HandlerFault,
@@ -70,7 +70,7 @@ def check_inputs(request: InferenceRequest, metadata: Any) -> None:
     for tensor in request.inputs:
         expected = known[tensor.name]
         if tensor.datatype != expected.datatype:
-            datatype = getattr(expected.datatype, "value", expected.datatype)
+            datatype = datatype_name(expected.datatype)
             raise InvalidRequest(
                 f"input '{tensor.name}': datatype {tensor.datatype.value}, "
                 f"expected {datatype}"
@@ -187,7 +187,7 @@ def _convert_output(tensor: Any) -> ResponseOutput:
     return ResponseOutput(
         name=tensor.name,
         shape=tensor.shape,
-        datatype=getattr(tensor.datatype, "value", tensor.datatype),
+        datatype=datatype_name(tensor.datatype),
         parameters=_check_parameters(tensor.parameters),
         data=TensorData(data),
     )

@@ -21,7 +21,9 @@ __all__ = [
     "Datatype",
     "as_bytes",
     "convert",
+    "datatype_name",
     "datatype_of",
+    "describe_value",
     "from_list",
     "from_numbers",
     "from_raw",
@@ -91,7 +93,10 @@ _CODES = {
 _CODES |= {"INT64": "q", "UINT64": "Q", "FP16": "e"}
 
 
-def _plain_name(datatype: str) -> str:
+_JSON_KINDS = {dict: "an object", list: "an array", type(None): "null"}
+
+
+def datatype_name(datatype: str) -> str:
     """Return the datatype's name as a plain `str`, also for another package's enum."""
     if type(datatype) is Datatype:
         return datatype._value_  # without the detour by which Enum finds `value`
@@ -108,7 +113,7 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
     except (KeyError, TypeError):
         pass
     try:
-        return _DTYPES[_plain_name(datatype)]
+        return _DTYPES[datatype_name(datatype)]
     except (KeyError, TypeError):
         known = ", ".join(_DTYPES)
         raise ValueError(
@@ -164,21 +169,22 @@ def _check_kinds(flat: list[Any], name: str) -> None:
         raise ValueError("nested lists are not rectangular")
     index = next(i for i, value in enumerate(flat) if type(value) in wrong)
     raise TypeError(
-        f"element {index} is {_describe(flat[index])}, expected a value of {name}"
+        f"element {index} is {describe_value(flat[index])}, expected a value of {name}"
     )
 
 
-def _describe(value: Any) -> str:
-    """Return a value as an error text shows it: its type and its text, shortened."""
-    kind = {dict: "an object", type(None): "null"}.get(type(value))
+def describe_value(value: Any) -> str:
+    """Return a value as an error text shows it: its type and its text, shortened.
+
+    What JSON has another name for is named as JSON names it.
+    """
+    kind = _JSON_KINDS.get(type(value))
     if kind:
         return kind
-    text = (
-        str(value) if isinstance(value, (bool, int, float, np.generic)) else repr(value)
-    )
-    return (
-        f"the {type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
-    )
+    is_number = isinstance(value, (bool, int, float, np.generic))
+    text = str(value) if is_number else repr(value)
+    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    return f"the {type(value).__name__} {shown}"
 
 
 def _range_error(flat: list[Any], name: str) -> ValueError:
@@ -188,7 +194,7 @@ def _range_error(flat: list[Any], name: str) -> ValueError:
     info = np.iinfo(_DTYPES[name])
     index = next(i for i, v in enumerate(flat) if not info.min <= v <= info.max)
     return ValueError(
-        f"element {index} is {_describe(flat[index])}, "
+        f"element {index} is {describe_value(flat[index])}, "
         f"expected {name}: {info.min} to {info.max}"
     )
 
@@ -226,7 +232,7 @@ def from_numbers(wide: Array, datatype: str) -> Array:
 
     Raises ValueError for a number out of range, with the text of `from_list`.
     """
-    name = _plain_name(datatype)
+    name = datatype_name(datatype)
     dtype = _DTYPES[name]
     if name in _FLOATS:
         return _narrow(wide, name)
@@ -258,7 +264,7 @@ def from_list(values: Any, datatype: str) -> Array:
     Raises TypeError for an element of the wrong kind, ValueError for one out of range
     and for ragged nesting.
     """
-    name = _plain_name(datatype)
+    name = datatype_name(datatype)
     if type(values) is list and _PLAIN_KINDS[name].issuperset(map(type, values)):
         return _fill(values, name)
     flat, shape = unnest(values)
@@ -282,7 +288,7 @@ def from_raw(buffer: memoryview | bytes, datatype: str) -> Array:
     array is a read-only view of the buffer, except for BYTES and for a buffer that is
     not aligned for the datatype. Raises ValueError if the size does not fit.
     """
-    name = _plain_name(datatype)
+    name = datatype_name(datatype)
     if name == "BYTES":
         return _bytes_from_raw(buffer)
     dtype = numpy_dtype(name)
@@ -346,7 +352,7 @@ def convert(array: Array, datatype: str) -> Array:
 
     Widening is silent; where values could change, the rules of `from_list` apply.
     """
-    name = _plain_name(datatype)
+    name = datatype_name(datatype)
     dtype = numpy_dtype(name)
     if name == "BYTES":
         if array.dtype.kind not in "USO":

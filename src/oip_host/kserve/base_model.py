@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from oip_handler.datatypes import datatype_name
 from oip_handler.errors import InvalidRequest, ModelNotReady, NotSupported
 from oip_handler.messages import (
     InferenceRequest,
@@ -121,7 +122,7 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def _types(tensors: list[Any]) -> list[dict[str, Any]]:
     return [
-        {"name": t.name, "datatype": str(getattr(t.datatype, "value", t.datatype)),
+        {"name": t.name, "datatype": datatype_name(t.datatype),
          "shape": list(t.shape)}
         for t in tensors
     ]  # fmt: skip

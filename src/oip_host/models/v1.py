@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from oip_handler.datatypes import Datatype, from_list, unnest
+from oip_handler.datatypes import Datatype, datatype_name, from_list, unnest
 from oip_handler.errors import InvalidRequest, NotSupported
 from oip_handler.messages import (
     InferenceRequest,
@@ -124,7 +124,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _input(tensor: MetadataTensor, values: list[Any]) -> RequestInput:
     """The rows of one input; TypeError or ValueError where they do not fit."""
-    datatype = Datatype(getattr(tensor.datatype, "value", tensor.datatype))
+    datatype = Datatype(datatype_name(tensor.datatype))
     if datatype is Datatype.BYTES:
         elements, shape = unnest(values)
         array = from_list(_decoded(elements), datatype).reshape(shape)

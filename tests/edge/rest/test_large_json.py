@@ -487,7 +487,7 @@ def test_texts_are_left_to_orjson(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_small_body_is_not_for_the_second_parser() -> None:
     """`LARGE` is the first size of a body that it reads."""
     for size, quick in ((large_json.LARGE - 1, False), (large_json.LARGE, True)):
-        document = rest_codec._json(QUICK[:size].ljust(size), size)
+        document = rest_codec._load_object(QUICK[:size].ljust(size), size)
         assert quick == isinstance(document["inputs"][0]["data"], np.ndarray)
 
 

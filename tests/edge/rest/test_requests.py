@@ -391,7 +391,7 @@ def test_a_missing_field_is_told_as_missing(client: httpx.Client, place: str) ->
         pytest.param(b"", "not valid JSON", id="empty"),
         pytest.param(b" \n", "not valid JSON", id="white space"),
         pytest.param(b"null", "the body is null", id="null"),
-        pytest.param(b'"{}"', "the body is a string", id="text"),
+        pytest.param(b'"{}"', "the body is the str '{}'", id="text"),
         pytest.param(b"1", "the body is the int 1", id="number"),
         pytest.param(WHOLE[:-1], "not valid JSON", id="cut"),
         pytest.param(WHOLE + b"}", "not valid JSON", id="one brace more"),
@@ -462,7 +462,7 @@ def test_a_missing_field_is_told_as_missing(client: httpx.Client, place: str) ->
         ),
         pytest.param(raw_json("[1]", "[1.0]"), "shape[0]: found the float", id="1.0"),
         pytest.param(raw_json("[1]", "[true]"), "shape[0]: found the bool", id="true"),
-        pytest.param(raw_json("[1]", '["1"]'), "shape[0]: found a string", id='"1"'),
+        pytest.param(raw_json("[1]", '["1"]'), "shape[0]: found the str '1'", id='"1"'),
         pytest.param(raw_json("[1]", "[null]"), "shape[0]: found null", id="null size"),
         pytest.param(raw_json("[1]", "[[1]]"), "shape[0]: found an array", id="[[1]]"),
         pytest.param(
@@ -498,12 +498,12 @@ def test_a_missing_field_is_told_as_missing(client: httpx.Client, place: str) ->
         ),
         pytest.param(
             json.dumps({"inputs": [X, {**X, "shape": [1]}]}).encode(),
-            "inputs: the name 'x' stands there twice",
+            "inputs: duplicate name 'x'",
             id="a name twice",
         ),
         pytest.param(
             json.dumps({**ONE, "outputs": [{"name": "x"}, {"name": "x"}]}).encode(),
-            "outputs: the name 'x' stands there twice",
+            "outputs: duplicate name 'x'",
             id="an output twice",
         ),
         pytest.param(
@@ -668,7 +668,9 @@ def test_a_message_that_is_none_is_an_invalid_argument(
             with pytest.raises(grpc.RpcError) as caught:
                 call(body, timeout=30, wait_for_ready=True)
             assert "INVALID_ARGUMENT" == caught.value.code().name
-            assert f"the message is no {method}Request" == caught.value.details()
+            assert (
+                f"the message is not a valid {method}Request" == caught.value.details()
+            )
 
 
 def test_an_rpc_that_there_is_not_is_unimplemented(host: Server) -> None:

@@ -1,9 +1,10 @@
-"""What both edges tell of a model: plain documents, whose fields are the protocol's."""
+"""The documents that both edges answer about a model, in the protocol's fields."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from oip_handler.datatypes import datatype_name
 from oip_handler.messages import ModelMetadataResponse
 from oip_host.models.model import Model
 
@@ -13,7 +14,7 @@ __all__ = ["config", "metadata"]
 def metadata(
     described: ModelMetadataResponse, name: str, versions: list[str]
 ) -> dict[str, Any]:
-    """A model's metadata (`inference_rest.md`), under the name that is served."""
+    """Return a model's metadata (`inference_rest.md`), under its served name."""
     return {
         "name": name,
         "versions": versions,
@@ -26,20 +27,16 @@ def metadata(
 def _tensor(tensor: Any) -> dict[str, Any]:
     return {
         "name": tensor.name,
-        "datatype": _datatype(tensor),
+        "datatype": datatype_name(tensor.datatype),
         "shape": list(tensor.shape),
     }
 
 
-def _datatype(tensor: Any) -> str:
-    return str(getattr(tensor.datatype, "value", tensor.datatype))
-
-
 def config(described: ModelMetadataResponse, model: Model) -> dict[str, Any]:
-    """A model's configuration in the fields of Triton's `ModelConfig`.
+    """Return a model's configuration in the fields of Triton's `ModelConfig`.
 
-    `max_batch_size` is 0, which means there that the dimensions are those of the
-    metadata, the first one included, whether the host merges requests or not.
+    `max_batch_size` is 0 whether the host merges requests or not: Triton then takes
+    the dimensions for those of the metadata, the first one included.
     """
     return {
         "name": model.name,
@@ -52,7 +49,7 @@ def config(described: ModelMetadataResponse, model: Model) -> dict[str, Any]:
 
 
 def _config_tensor(tensor: Any) -> dict[str, Any]:
-    datatype = _datatype(tensor)
+    datatype = datatype_name(tensor.datatype)
     kind = "STRING" if datatype == "BYTES" else datatype
     return {
         "name": tensor.name,

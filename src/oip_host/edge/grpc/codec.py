@@ -82,14 +82,14 @@ def parse_message(data: bytes, kind: Any) -> Any:
         return kind.FromString(data)
     except (DecodeError, UnicodeDecodeError):  # of protobuf in C, and in Python
         name = kind.DESCRIPTOR.name
-        raise InvalidRequest(f"the message is no {name}") from None
+        raise InvalidRequest(f"the message is not a valid {name}") from None
 
 
 def decode(received: Received) -> InferenceRequest:
     """The host's message for a protobuf request; raises InvalidRequest."""
     wire, raw, typed = received
     inputs = list(wire.inputs)
-    checks.some(inputs)
+    checks.check_inputs(inputs)
     if raw and len(raw) != len(inputs):
         raise InvalidRequest(
             f"raw_input_contents: found {len(raw)}, expected {len(inputs)}, "
@@ -99,7 +99,7 @@ def decode(received: Received) -> InferenceRequest:
         _input(tensor, f"inputs[{i}]", raw[i] if raw else None, typed.get(i))
         for i, tensor in enumerate(inputs)
     ]
-    checks.unique([tensor.name for tensor in tensors], "inputs")
+    checks.check_names([tensor.name for tensor in tensors], "inputs")
     wanted = _wanted(wire.outputs) if wire.outputs else []
     return construct(
         InferenceRequest,
@@ -120,7 +120,7 @@ def _wanted(outputs: Any) -> list[RequestOutput]:
         )
         for i, output in enumerate(outputs)
     ]
-    checks.unique([output.name for output in wanted], "outputs")
+    checks.check_names([output.name for output in wanted], "outputs")
     return wanted
 
 
@@ -131,8 +131,8 @@ def _input(
     typed: tuple[str, Array] | None,
 ) -> RequestInput:
     name = tensor.name
-    shape = checks.dimensions(tensor.shape, where)
-    datatype = checks.datatype(tensor.datatype, where)
+    shape = checks.check_shape(tensor.shape, where)
+    datatype = checks.check_datatype(tensor.datatype, where)
     parameters = _parameters(tensor.parameters, f"{where}.")
     given, elements = ([typed[0]], typed[1]) if typed else (_given(tensor), None)
     try:
@@ -190,7 +190,7 @@ def _parameters(parameters: Mapping[str, Any], where: str) -> Parameters | None:
     for name, value in parameters.items():
         choice = value.WhichOneof("parameter_choice")
         plain[name] = getattr(value, choice) if choice else None
-    return checks.parameters(plain, where)
+    return checks.check_parameters(plain, where)
 
 
 def encode(received: Received, response: InferenceResponse) -> bytes:
@@ -254,5 +254,6 @@ def _set_parameters(target: Any, parameters: Parameters | None) -> None:
             target[name].string_param = value
         else:
             raise HandlerFault(
-                f"parameter '{name}' is a {type(value).__name__}, which gRPC has not"
+                f"parameter '{name}' is a {type(value).__name__}, "
+                "which gRPC cannot carry"
             )

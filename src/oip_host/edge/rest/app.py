@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 from prometheus_client import exposition
 
+from oip_handler.datatypes import describe_value
 from oip_handler.errors import (
     InvalidRequest,
     MethodNotAllowed,
@@ -21,7 +22,6 @@ from oip_handler.errors import (
 from oip_host.auth.authorizer import Authorizer
 from oip_host.edge.common import failure_counts
 from oip_host.edge.common import model_documents as documents
-from oip_host.edge.common.field_checks import found
 from oip_host.edge.rest import codec as rest_codec
 from oip_host.edge.rest.compression import MINIMUM, accepted, compress, decompress
 from oip_host.edge.rest.routes import (
@@ -307,25 +307,27 @@ class RestEdge:
     # -- of the repository ----------------------------------------------------
 
     async def _index(self, call: Call) -> Answer:
-        asked = rest_codec.optional_object(await self._body(call))
+        asked = rest_codec.decode_object(await self._body(call))
         ready = asked.get("ready")
         if not isinstance(ready, (bool, type(None))):
-            raise InvalidRequest(f"ready: found {found(ready)}, expected true or false")
+            raise InvalidRequest(
+                f"ready: found {describe_value(ready)}, expected true or false"
+            )
         index = await self._state.index(bool(ready))
         return _json(self._auth.filter_visible(index, _name))
 
     async def _load(self, call: Call) -> Answer:
-        asked = rest_codec.optional_object(await self._body(call))
+        asked = rest_codec.decode_object(await self._body(call))
         parameters = asked.get("parameters")
         if not isinstance(parameters, (dict, type(None))):
             raise InvalidRequest(
-                f"parameters: found {found(parameters)}, expected an object"
+                f"parameters: found {describe_value(parameters)}, expected an object"
             )
         await self._state.load(call.name, parameters or ())
         return _json({"name": call.name, "load": True})
 
     async def _unload(self, call: Call) -> Answer:
-        rest_codec.optional_object(await self._body(call))
+        rest_codec.decode_object(await self._body(call))
         await self._state.unload(call.name)
         return _json({"name": call.name, "unload": True})
 

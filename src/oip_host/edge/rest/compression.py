@@ -35,7 +35,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     try:
         parts = list(_parts(body, name, limit))
     except zlib.error as error:
-        raise InvalidRequest(f"the body is no valid {name}: {error}") from None
+        raise InvalidRequest(f"the body is not valid {name}: {error}") from None
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
