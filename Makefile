@@ -11,6 +11,8 @@ HEAVY := plugins/oip-handler-alexnet
 PLUGINS := $(filter-out $(HEAVY),$(wildcard plugins/*))
 TORCH := 2.13.0
 HELM := 0.1.32
+DIST := dist
+UPGRADE := --upgrade
 CONTRACT := handler
 SOURCES := pyproject.toml constraints.txt $(CONTRACT)/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 
@@ -23,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PARALLEL := -n auto --dist loadfile
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test test-all lint test-oldest test-contract constraints proto docs image clean bench bench-profile bench-start bench-scaling
+.PHONY: serve test test-all lint test-oldest test-contract dist constraints proto docs image clean bench bench-profile bench-start bench-scaling
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -86,9 +88,18 @@ $(VENV)/.oldest: $(BIN)/uv $(SOURCES)
 	$(BIN)/python -m compileall -q src $(CONTRACT) plugins
 	touch $@
 
-## constraints: pin the newest versions that fit, for Python 3.10 to 3.13
+## dist: sdists and wheels of the contract, the host and the plugins, checked by twine
+dist: $(VENV)/.test
+	rm -rf $(DIST)
+	for project in $(CONTRACT) . $(PLUGINS) $(HEAVY); do \
+	  $(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python \
+	    --out-dir $(DIST) $$project || exit 1; done
+	$(BIN)/twine check --strict $(DIST)/*.whl $(DIST)/*.tar.gz
+
+## constraints: pin the newest versions that fit, for Python 3.10 to 3.13; with UPGRADE=
+## keep the versions that still fit
 constraints: $(BIN)/uv
-	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.10 \
+	$(BIN)/uv pip compile --quiet --universal $(UPGRADE) --python-version 3.10 \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	  --no-emit-package oip-host --no-emit-package oip-handler $(PLUGINS:plugins/%=--no-emit-package %) \
 	  requirements-dev.in --output-file constraints.txt
