@@ -27,6 +27,7 @@ from bench.tables import duration
 from bench.ways import Request, Subject, Way
 
 from oip_host.replicas.ray_head import MARK
+from support.process import DEADLINE_S
 
 ROOT = Path(__file__).parent.parent
 ECHO = """
@@ -90,7 +91,7 @@ def test_a_short_run_measures_every_load_and_writes_the_page(
     page.write_text(PAGE)
     done = subprocess.run(
         [*RUN, f"--envs={tmp_path}", f"--results={kept}", f"--page={page}"],
-        capture_output=True, text=True, timeout=90, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = read(kept)
@@ -127,9 +128,9 @@ def test_an_interrupted_run_stops_its_servers(tmp_path: Path, scratch: Path) -> 
         assert "floor, 1 model: ready" in process.stdout.readline()
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=DEADLINE_S) == 1
     assert family
-    assert [] == psutil.wait_procs(family, timeout=10)[1]
+    assert [] == psutil.wait_procs(family, timeout=DEADLINE_S)[1]
     assert [] == list(scratch.iterdir())
     assert not kept.exists()
 

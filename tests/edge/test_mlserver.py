@@ -33,7 +33,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     ):
         done = subprocess.run(
             command, env=clean_environment(), capture_output=True, text=True,
-            timeout=110, check=False,
+            timeout=300, check=False,
         )  # fmt: skip
         if done.returncode:
             pytest.skip(f"mlserver cannot be installed here: {done.stderr[-300:]}")

@@ -33,7 +33,7 @@ from support.configuration import Levels
 from support.control import change
 from support.documents import quoted, tables
 from support.fakes import Echo
-from support.process import COMMAND, Server, clean_environment, wait_for
+from support.process import COMMAND, DEADLINE_S, Server, clean_environment, wait_for
 from support.wire import infer_rest, request
 
 Serve = Callable[..., Server]
@@ -388,7 +388,7 @@ async def test_a_change_without_an_event_is_found_by_looking(
     async with aclosing(watch.PropertyWatcher().watch()) as reasons:
         assert not await anext(reasons)  # what there is at first
         properties.write("oip_log_level=debug")
-        assert not await asyncio.wait_for(anext(reasons), 10)
+        assert not await asyncio.wait_for(anext(reasons), DEADLINE_S)
         with pytest.raises(asyncio.TimeoutError):  # and then all is as it was
             await asyncio.wait_for(anext(reasons), 0.2)
 
@@ -403,7 +403,7 @@ async def test_a_directory_that_nobody_can_observe_is_looked_at(
         first = asyncio.ensure_future(anext(reasons))
         await asyncio.sleep(0)
         _in(tmp_path / "later").write("oip_log_level=debug")
-        assert not await asyncio.wait_for(first, 10)
+        assert not await asyncio.wait_for(first, DEADLINE_S)
     assert "checking them every 0.02 s instead: " in caplog.text
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from oip_handler.errors import DeadlineExceeded, OIPError, Overloaded
 from oip_host.lanes.lane import Job, Lane, LoopLane, ThreadLane
-from support.process import wait_for
+from support.process import DEADLINE_S, wait_for
 
 KINDS = ["thread", "loop"]
 MakeLane = Callable[..., Lane]
@@ -87,7 +87,7 @@ class Calls:
 
     def _answer(self, key: Any) -> Any:
         self._enter(key)
-        self._open[key].wait(30)
+        self._open[key].wait(DEADLINE_S)
         self._leave()
         return key
 
@@ -102,7 +102,7 @@ class Calls:
 
 async def until(condition: Callable[[], Any]) -> None:
     """Let the loop run until the condition holds; AssertionError past the deadline."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)
@@ -213,7 +213,7 @@ async def test_an_answer_in_time_is_not_hurt_by_its_deadline(
 ) -> None:
     """A deadline that has not come changes nothing, also not when it comes later."""
     lane = make(kind)
-    job = lane.submit(call(lane, lambda: "soon"), timeout_s=0.5)
+    job = lane.submit(call(lane, lambda: "soon"), timeout_s=1)
     assert "soon" == await job
     await until(lambda: time.perf_counter() > job.deadline)
     assert "soon" == await job
@@ -367,7 +367,7 @@ async def test_what_would_end_a_thread_ends_nothing(
         raise raised("enough")
 
     with pytest.raises(RuntimeError, match=raised.__name__):
-        await asyncio.wait_for(lane.submit(call(lane, fail)), 30)
+        await asyncio.wait_for(lane.submit(call(lane, fail)), DEADLINE_S)
     assert 1 == await lane.submit(call(lane, lambda: 1))
     assert 0 == lane.pending
 
@@ -417,7 +417,7 @@ async def test_drained_waits_for_a_call_whose_client_left(
 
     def stubborn() -> None:
         entered.set()
-        go.wait(30)
+        go.wait(DEADLINE_S)
         ended.set()
 
     job = lane.submit(call(lane, stubborn))
@@ -452,7 +452,7 @@ async def test_a_closed_lane_takes_calls_again(make: MakeLane, kind: str) -> Non
     lane = make(kind)
     for n in range(20):
         job = lane.submit(call(lane, lambda given: given), n)
-        assert n == await asyncio.wait_for(job, 30)
+        assert n == await asyncio.wait_for(job, DEADLINE_S)
         lane.close()
 
 
@@ -486,7 +486,7 @@ async def test_a_result_after_the_loops_end_harms_nobody(make: MakeLane) -> None
 
     def stubborn() -> None:
         entered.set()
-        go.wait(30)
+        go.wait(DEADLINE_S)
 
     async def ask() -> None:
         lane.submit(stubborn)
@@ -508,7 +508,7 @@ async def test_a_coroutine_that_blocks_holds_up_its_own_lane_only(
 
     async def block() -> str:
         entered.set()
-        go.wait(30)
+        go.wait(DEADLINE_S)
         return "done"
 
     job = lane.submit(block)
@@ -533,7 +533,7 @@ async def test_a_coroutine_that_nobody_waits_for_is_cancelled(
         finally:
             left.set()
 
-    job = lane.submit(wait, timeout_s=0.05 if how == "late" else None)
+    job = lane.submit(wait, timeout_s=1 if how == "late" else None)
     await until(entered.is_set)
     if how == "cancelled":
         job.cancel()

@@ -13,6 +13,9 @@ import pytest
 
 from oip_host.lanes import thread_pool as threads
 from oip_host.lanes.thread_pool import Threads
+from support.process import DEADLINE_S
+
+NEVER_S = 3600.0
 
 
 class Held:
@@ -27,7 +30,7 @@ class Held:
     def run(self) -> Held | None:
         self.thread = threading.get_ident()
         self.started.set()
-        assert self.go.wait(30)
+        assert self.go.wait(DEADLINE_S)
         self.ended.set()
         return self.following
 
@@ -40,7 +43,7 @@ class Quick(Held):
         self.go.set()
 
 
-async def until(condition: Callable[[], object], seconds: float = 30) -> None:
+async def until(condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:
     """Wait until something holds."""
     ends = time.monotonic() + seconds
     while not condition():
@@ -48,10 +51,9 @@ async def until(condition: Callable[[], object], seconds: float = 30) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_quick_tasks_share_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_quick_tasks_share_one_thread() -> None:
     """No task, no thread; tasks that get on need no other."""
-    monkeypatch.setattr(threads, "HELD_UP_S", 60.0)  # a machine that pauses is no task
-    pool = Threads()
+    pool = Threads(held_up_s=NEVER_S)  # a machine that pauses is no task
     assert 0 == len(pool)
     for _ in range(20):
         tasks = [Quick() for _ in range(10)]
@@ -89,7 +91,7 @@ async def test_a_task_that_holds_up_its_thread_does_not_hold_up_the_others() -> 
 
 async def test_what_a_task_returns_is_run_after_what_waits() -> None:
     """A lane with many calls lets the others have their turn."""
-    pool = Threads()
+    pool = Threads(held_up_s=NEVER_S)  # nobody else comes to help
     order: list[str] = []
 
     class Named(Quick):
@@ -105,7 +107,6 @@ async def test_what_a_task_returns_is_run_after_what_waits() -> None:
     gate = Held()
     pool.start(gate)
     await until(gate.started.is_set)
-    pool._ticking = True  # nobody else comes to help
     pool.start(Named("a1", last))
     pool.start(Named("b1"))
     gate.go.set()
@@ -168,7 +169,7 @@ def test_the_threads_of_a_loop_end_with_it() -> None:
 
     first, second = asyncio.run(use()), asyncio.run(use())
     assert first is not second
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + DEADLINE_S
     while len(first) or len(second):
         gc.collect()
         assert time.monotonic() < ends

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from oip_host.edge.grpc.messages import message
-from support.process import Server, wait_for
+from support.process import DEADLINE_S, Server, wait_for
 from support.wire import Reply, rpc
 
 PROTOCOLS = ("rest", "grpc")
@@ -81,7 +81,7 @@ def health(server: Server, service: str = "") -> str:
     with grpc.insecure_channel(server.grpc_address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=service)
-        answer = stub.Check(request, timeout=30, wait_for_ready=True)
+        answer = stub.Check(request, timeout=DEADLINE_S, wait_for_ready=True)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 

@@ -23,9 +23,9 @@ from oip_host import (
 )
 
 if TYPE_CHECKING:
-    from support.fakes import Echo, pass_gate
+    from support.fakes import FOREVER_S, Echo, pass_gate
 else:  # as the server, on whose path this directory is, finds it
-    from fakes import Echo, pass_gate
+    from fakes import FOREVER_S, Echo, pass_gate
 
 
 def life(model: str, what: str) -> Path:
@@ -50,7 +50,7 @@ class Fickle(Echo):
 
     def model_load(self, model_name: str) -> bool:
         life(model_name, "loading").touch()
-        end = time.monotonic() + 60
+        end = time.monotonic() + FOREVER_S
         while life(model_name, "hold").exists() and time.monotonic() < end:
             time.sleep(0.005)
         if life(model_name, "fail").exists():

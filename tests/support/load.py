@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from support.process import Server
 
 PAUSE_S = 0.005
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 class Gate:

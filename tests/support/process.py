@@ -18,7 +18,8 @@ import httpx
 
 COMMAND = str(Path(sys.executable).parent / "oip-host")
 SUPPORT = Path(__file__).parent
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
+"""What any wait of a test has: too much for a fault, and enough for a busy machine."""
 _LISTENING = re.compile(r"REST at https?://[^:]+:(\d+)(?:, gRPC at [^:]+:(\d+))?")
 
 
@@ -120,10 +121,10 @@ class Server:
         return self
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30)
+        return httpx.get(self.url + path, timeout=DEADLINE_S)
 
     def post(self, path: str, **arguments: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=30, **arguments)
+        return httpx.post(self.url + path, timeout=DEADLINE_S, **arguments)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""

@@ -8,7 +8,7 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.process import Server
+from support.process import DEADLINE_S, Server
 
 Key = tuple[str, ...]
 Series = dict[Key, float]
@@ -17,7 +17,7 @@ Series = dict[Key, float]
 
 def scrape(server: Server) -> str:
     """What `/metrics` answers, without what a client costs that can do more."""
-    with urlopen(f"{server.url}/metrics", timeout=30) as answer:
+    with urlopen(f"{server.url}/metrics", timeout=DEADLINE_S) as answer:
         return str(answer.read(), "utf-8")
 
 

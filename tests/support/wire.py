@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from oip_host.edge.grpc.messages import SERVICE, message
-from support.process import Server
+from support.process import DEADLINE_S, Server
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -70,7 +70,7 @@ def infer_grpc(
     model: str,
     document: Any,
     version: str | None = None,
-    timeout_s: float = 30,
+    timeout_s: float = DEADLINE_S,
 ) -> Reply:
     """Ask the same over gRPC; the answer comes back in the form that REST gives it."""
     wire = _wire_request(model, document, version)
@@ -91,7 +91,9 @@ def infer_both(
     )
 
 
-def rpc(server: Server, method: str, wire: Any = None, timeout_s: float = 30) -> Any:
+def rpc(
+    server: Server, method: str, wire: Any = None, timeout_s: float = DEADLINE_S
+) -> Any:
     """Call an RPC; raises grpc.RpcError."""
     response = message(f"{method}Response")
     with grpc.insecure_channel(server.grpc_address) as channel:
@@ -105,7 +107,7 @@ def rpc(server: Server, method: str, wire: Any = None, timeout_s: float = 30) ->
 
 
 def rpc_error(
-    server: Server, method: str, wire: Any = None, timeout_s: float = 30
+    server: Server, method: str, wire: Any = None, timeout_s: float = DEADLINE_S
 ) -> tuple[str, str]:
     """The code and the text with which an RPC fails."""
     try:

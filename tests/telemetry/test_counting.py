@@ -23,7 +23,7 @@ import pytest
 from oip_host.edge.grpc.messages import SERVICE, message
 from support.control import change
 from support.load import Clients, Gate, leave, numbered, rest_request, until, wire
-from support.process import Server, wait_for
+from support.process import DEADLINE_S, Server, wait_for
 from support.scrapes import Series, risen, scrape, series
 from support.wire import ONE, infer_grpc, infer_rest, request, rpc
 
@@ -261,7 +261,7 @@ def raw(data: bytes) -> Ask:
 
     def send(server: Server, model: str) -> None:
         address = ("127.0.0.1", server.http_port)
-        with socket.create_connection(address, timeout=10) as connection:
+        with socket.create_connection(address, timeout=DEADLINE_S) as connection:
             connection.sendall(data)
             while connection.recv(1 << 16):
                 pass
@@ -329,7 +329,7 @@ def test_half_a_request_is_not_counted(host: Server, path: str) -> None:
     """A client that leaves within its body has asked for nothing."""
     before = scraped(host, "process_open_fds")
     address = ("127.0.0.1", host.http_port)
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=DEADLINE_S) as connection:
         connection.sendall(HALF % path.encode())
         wait_for(lambda: risen(before, scraped(host, "process_open_fds")), "a socket")
     wait_for(lambda: {} == risen(before, scraped(host, "process_open_fds")), "its end")

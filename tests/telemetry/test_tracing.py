@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from oip_host.telemetry import otel as exporting
 from oip_host.telemetry.context import RequestContext
 from oip_host.telemetry.tracing import Tracing
 from support.collector import Collector, Spanned
+from support.control import metric
 from support.process import COMMAND, Server, run, wait_for
 from support.wire import ONE, request
 
@@ -51,7 +53,7 @@ HANDLERS = (
 OPTIONS = (
     *(f"--models.{name}.max_batch_size=3" for name in ("b", "ab")),
     *(f"--models.{name}.max_batch_delay_ms=20000" for name in ("b", "ab")),
-    "--models.slow.timeout_s=0.1",
+    "--models.slow.timeout_s=1",
     "--log_format=json",
 )
 FAMILY = ["infer", "queue", "handler"]
@@ -315,7 +317,7 @@ def test_what_is_refused_before_the_lane_has_a_span(
 
 def test_a_request_ends_at_its_time_limit(host: Server, collector: Collector) -> None:
     """Its span is an error that lasts no longer, though the handler goes on."""
-    infer, *_ = asked(host, collector, "slow", sleep=0.3)
+    infer, *_ = asked(host, collector, "slow", sleep=2)
     assert infer.failed
     assert "DeadlineExceeded" == infer.attributes["error.type"]
 
@@ -330,11 +332,13 @@ def test_a_request_ends_at_its_time_limit(host: Server, collector: Collector) ->
 def test_a_client_that_leaves_is_no_error(host: Server, collector: Collector) -> None:
     """Its request has the outcome Cancelled and no status, for nobody got one."""
     _, _, headers = client()
-    document = request([1.0], [1], parameters={"sleep": 0.5})
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{host.url}/v2/models/a/infer", json=document, headers=headers, timeout=0.2
-        )
+    document = request([1.0], [1], parameters={"sleep": 600})
+    connection = HTTPConnection("127.0.0.1", host.http_port)
+    path, body = "/v2/models/a/infer", json.dumps(document)
+    connection.request("POST", path, body, headers)
+    in_flight = "oip_requests_in_flight"
+    wait_for(lambda: metric(host, in_flight, model_name="a"), "the call")
+    connection.close()
     infer, *_ = collector.of(headers["x-request-id"])
     assert "Cancelled" == infer.attributes["oip.outcome"]
     assert not infer.failed
@@ -559,6 +563,7 @@ def test_a_collector_in_trouble_is_no_trouble(serve: Serve, trouble: str) -> Non
         env = {**collector.env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
         if trouble == "down":
             env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
+        env["OTEL_EXPORTER_OTLP_TIMEOUT"] = "600"  # no test waits for so long
         server = serve("--handlers=m=fakes:Echo", env=env).wait_until_ready()
         for _ in range(50):
             assert 200 == rest(server, "m", client()[2]).status_code
@@ -566,9 +571,7 @@ def test_a_collector_in_trouble_is_no_trouble(serve: Serve, trouble: str) -> Non
             wait_for(lambda: " opentelemetry." in server.log, "a line of the log")
         else:
             wait_for(lambda: collector.asked >= (100 if status else 1), "exports")
-        began = time.monotonic()
         assert 0 == server.stop()
-        assert time.monotonic() - began < 6
     assert server.log.count(" opentelemetry.") <= 3
     assert trouble != "silent" or "cut off: the last spans" in server.log
 

@@ -29,6 +29,7 @@ from oip_host.workers.identity import Place
 from support.load import CLOSED, Clients, Gate, Outcome, numbered, until
 from support.process import (
     COMMAND,
+    DEADLINE_S,
     Server,
     clean_environment,
     oip_host,
@@ -254,6 +255,9 @@ def test_counts_outlive_a_worker(pair: Server) -> None:
     before, totals = counts(pair), statistics(pair)
     dies = pids(pair)[0]
     os.kill(dies, signal.SIGKILL)
+    # until then the kernel gives it connections, which end without an answer
+    line = rf"worker 0 \(pid {dies}\) was ended by SIGKILL; another one starts in "
+    wait_for(lambda: re.search(line, pair.log), "its end")
 
     def replaced() -> bool:
         nonlocal before
@@ -267,8 +271,6 @@ def test_counts_outlive_a_worker(pair: Server) -> None:
 
     wait_for(replaced, "another worker")
     assert inferences(pair) == statistics(pair)[0] >= totals[0]
-    line = rf"worker 0 \(pid {dies}\) was ended by SIGKILL; another one starts in "
-    assert re.search(line, pair.log)
 
 
 # -- death --------------------------------------------------------------------
@@ -767,7 +769,7 @@ def test_a_signal_before_any_worker_listens_ends_all() -> None:
     ) as process:  # fmt: skip
         wait_for(process.children, "the first worker")
         process.send_signal(signal.SIGINT)
-        assert 0 == process.wait(timeout=15)
+        assert 0 == process.wait(timeout=DEADLINE_S)
 
 
 # -- programs and addresses ---------------------------------------------------
@@ -828,4 +830,4 @@ def test_workers_listen_at_ipv6_too(serve: Serve, tmp_path: Path) -> None:
         url = f"http://{host}:{server.http_port}{READY}"
         assert 200 == httpx.get(url).status_code
         with grpc.insecure_channel(f"{host}:{server.grpc_port}") as channel:
-            grpc.channel_ready_future(channel).result(timeout=15)
+            grpc.channel_ready_future(channel).result(timeout=DEADLINE_S)

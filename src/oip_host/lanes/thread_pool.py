@@ -50,8 +50,8 @@ class Task(Protocol):
 class Threads:
     """A pool that grows only where calls are held up. `start` is called on the loop."""
 
-    def __init__(self, idle_s: float = IDLE_S) -> None:
-        self._idle_s = idle_s
+    def __init__(self, idle_s: float = IDLE_S, held_up_s: float = HELD_UP_S) -> None:
+        self._idle_s, self._held_up_s = idle_s, held_up_s
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes one thread
         self._lock = threading.Lock()
         # what follows is read and written under the lock
@@ -75,7 +75,7 @@ class Threads:
                 self._call(1)
         if not (nobody_works or self._ticking):
             self._ticking = True
-            asyncio.get_running_loop().call_later(HELD_UP_S, self._tick)
+            asyncio.get_running_loop().call_later(self._held_up_s, self._tick)
 
     def _call(self, threads: int) -> None:
         """Have so many more threads work; called under the lock."""
@@ -93,7 +93,8 @@ class Threads:
                 )
                 thread.start()
                 assert thread.ident is not None
-                self._since.setdefault(thread.ident, time.perf_counter())
+                # not held up before it has a task, however late the machine lets it run
+                self._since[thread.ident] = float("inf")
         self._most = max(self._most, len(self._since) - self._idle)
         if self._since and not self._looking:
             self._looking = True
@@ -105,12 +106,12 @@ class Threads:
             self._ticking = bool(self._ready)
             if not self._ready:
                 return
-            before = time.perf_counter() - HELD_UP_S
+            before = time.perf_counter() - self._held_up_s
             working = len(self._since) - self._idle
             held_up = sum(since < before for since in self._since.values())
             if held_up >= working:
                 self._call(min(len(self._ready), max(held_up, 1)))
-        asyncio.get_running_loop().call_later(HELD_UP_S, self._tick)
+        asyncio.get_running_loop().call_later(self._held_up_s, self._tick)
 
     def _work(self) -> None:
         me = threading.get_ident()

@@ -143,7 +143,7 @@ def test_watch_is_told_of_the_end_and_does_not_delay_it(
     with Watcher(server, "") as watcher:
         watcher.wait_for("SERVING")
         server.process.send_signal(signal.SIGTERM)
-        assert 0 == server.process.wait(timeout=15)
+        assert 0 == server.wait()
         watcher.wait_for("SERVING", "NOT_SERVING")
         wait_for(lambda: watcher.end == "OK", "the end of the watch")
 

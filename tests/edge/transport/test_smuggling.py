@@ -250,10 +250,10 @@ def test_members_that_are_empty_are_counted() -> None:
     """Nothing expands, but each takes time: there are no more than some thousands."""
     empty = gzip.compress(b"")
     assert compression.decompress(empty * 9999 + gzip.compress(b"x"), "gzip", 1) == b"x"
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(InvalidRequest, match="too long"):
         compression.decompress(empty * 1_000_000, "gzip", LIMIT)
-    assert time.monotonic() - began < 10  # hours, where each copies what follows it
+    assert time.thread_time() - began < 30  # hours, where each copies what follows it
 
 
 def test_a_body_of_several_members_and_blocks_is_whole() -> None:
