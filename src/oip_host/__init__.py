@@ -1,8 +1,8 @@
 """oip-host: every installed model handler in one Open Inference Protocol server.
 
 The names below are the public surface: those of `oip_handler`, the same objects, and
-what needs a server. They load at first use: importing `oip_host` imports neither
-kserve nor a plugin.
+those that need a server. They are imported at first use, so that importing `oip_host`
+imports neither kserve nor a plugin.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module when it is first asked for."""
+    """Import a public name from its module at its first use."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'oip_host' has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)

@@ -1,6 +1,6 @@
 """The error that stops the host before it listens.
 
-Those that clients meet are in `oip_handler.errors`.
+The errors that clients meet are in `oip_handler.errors`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,6 @@ class ConfigurationError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`", nearest: 'a', 'b'"` for the known names most like `name`; empty for none."""
-    close = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    """Return `", nearest: 'a', 'b'"`, the known names most like `name`, or no text."""
+    close = get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.6)
     return f", nearest: {', '.join(map(repr, close))}" if close else ""

@@ -1,7 +1,8 @@
-"""What a host extension can do: the hooks of the entry-point group `oip.plugins`.
+"""The hooks of a host extension, a plugin of the entry-point group `oip.plugins`.
 
 An extension is a module or object with functions marked `@oip_host.hookimpl`. The
-host's own entry-point discovery, metrics and commands are extensions on the same hooks.
+host's own entry-point discovery, latency log and commands are extensions on the same
+hooks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class HandlerEntry:
 
     name: str
     target: str
-    """Where the handler is: `package.module:Class`, or a path."""
+    """The place of the handler: `package.module:Class`, or a path."""
     load: Callable[[], Any]
     """Imports and returns the handler class, factory or `kserve.Model` subclass."""
     distribution: str | None = None
@@ -43,7 +44,7 @@ class HandlerEntry:
 
 
 class State(str, Enum):
-    """Where a model stands in its life."""
+    """A state in the life of a model."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -53,19 +54,19 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class StateChange:
-    """A model that entered a state; `reason` is empty where there is none to give."""
+    """A model that entered a state; `reason` is empty if there is none to give."""
 
     model: str
     version: str
     state: State
     reason: str = ""
     load_s: float | None = None
-    """Seconds that the load took, once there was one."""
+    """Seconds that the last load took; None before the first."""
 
 
 @dataclass(slots=True)
 class Inference:
-    """An inference that finished, well or not. Times in seconds, sizes in elements."""
+    """An inference that finished, well or not; times in seconds, sizes in elements."""
 
     model: str
     version: str
@@ -76,17 +77,17 @@ class Inference:
     queue_s: float
     handler_s: float
     total_s: float
-    """From the moment when the whole request was there to its encoded answer."""
+    """From the arrival of the whole request to its encoded answer."""
     elements_in: int
     elements_out: int
     batch_size: int = 1
-    """How many requests the handler answered in the same call."""
+    """The number of requests that the handler answered in the same call."""
     kserve_model: bool = False
-    """Whether a `kserve.Model` answered, of which KServe takes metrics of its own."""
+    """Whether a `kserve.Model` answered, for which KServe has metrics of its own."""
     request_id: str = ""
-    """The client's `X-Request-Id`, or what the host made where there was none."""
+    """The client's `X-Request-Id`, or else one that the host made."""
     trace_id: str = ""
-    """OpenTelemetry's, where the request is traced."""
+    """The id of the trace, if the request is traced."""
 
 
 @hookspec
@@ -96,12 +97,12 @@ def oip_handlers() -> Iterable[HandlerEntry]:  # type: ignore[empty-body]
 
 @hookspec
 def oip_model_state(change: StateChange) -> None:
-    """A model entered a state. Called on the event loop: return at once."""
+    """Observe that a model entered a state; on the event loop, so return at once."""
 
 
 @hookspec
 def oip_inference(inference: Inference) -> None:
-    """An inference finished. Called on the event loop: return at once."""
+    """Observe that an inference finished; on the event loop, so return at once."""
 
 
 @hookspec

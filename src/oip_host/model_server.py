@@ -1,18 +1,19 @@
-"""Serving the models of a program of one's own, as `kserve.ModelServer` is used."""
+"""The server for programs with models of their own, used as `kserve.ModelServer`."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from oip_host.config.model_options import Autoscaling, ModelOptions
-from oip_host.config.settings import Settings
+from oip_host.config.settings import OPTIONS
 from oip_host.config.sources import flag
 from oip_host.errors import ConfigurationError, nearest
-from oip_host.host.host import Host
+from oip_host.host.assemble import assemble
+from oip_host.host.build import ModelSource, build_host
 from oip_host.kserve.api import kserve
 from oip_host.models.model import Model
 from oip_host.replicas.cluster import Cluster
@@ -34,7 +35,7 @@ class AissembleOIPKServe(Model):
     def start_server(self) -> None:
         """Serve this one model, configured by the program's own arguments.
 
-        Where the configuration is wrong, the faults are logged, one line each, and the
+        If the configuration is wrong, the faults are logged, one line each, and the
         program exits with 2.
         """
         serve([self])
@@ -43,18 +44,16 @@ class AissembleOIPKServe(Model):
 class ModelServer:
     """Serves models on the host, with the calls of KServe's own `ModelServer`.
 
-    Options are those of the server, by the names of their arguments (`http_port`,
-    `workers`, `drain_delay_s`), and go before the program's arguments.
+    The options are those of the server, by the names of their arguments (`http_port`,
+    `workers`, `drain_delay_s`). They take precedence over the program's arguments.
     """
 
     def __init__(self, **options: Any) -> None:
-        names = {flag(name)[2:] for name in Settings.model_fields}
+        names = {flag(name).removeprefix("--") for name in OPTIONS}
         for name in options:
             if name not in names:
                 raise TypeError(f"unknown option {name!r}{nearest(name, names)}")
-        self._arguments = [
-            f"--{name}={value}" for name, value in options.items() if value is not None
-        ]
+        self._options = options
 
     def start(self, models: Mapping[str, Any] | Iterable[Any]) -> None:
         """Serve the models until a signal says to stop.
@@ -63,52 +62,53 @@ class ModelServer:
         a class of such models or of handlers, which then runs in replicas. Keys of a
         mapping are the models' names. Raises TypeError for anything else.
         """
-        named = models.items() if isinstance(models, Mapping) else _named(models)
-        serve(
-            [_hosted(name, model) for name, model in named],
-            [*sys.argv[1:], *self._arguments],
-        )
+        items: Iterable[tuple[str, Any]]
+        if isinstance(models, Mapping):
+            items = models.items()
+        else:
+            items = ((each.name, each) for each in list[Any](models))
+        serve([_model_source(name, model) for name, model in items], self._options)
 
 
-Hosted = Model | Callable[[Cluster], Model]
-
-
-def serve(models: Sequence[Hosted], arguments: Sequence[str] | None = None) -> None:
+def serve(
+    models: Sequence[ModelSource], options: Mapping[str, Any] | None = None
+) -> None:
     """Serve models that a program made until a signal says to stop.
 
-    Where the configuration is wrong, the faults are logged, one line each, and the
-    program exits with 2.
+    `options` are those that the program sets itself, by the names of their arguments.
+    If the configuration is wrong, the faults are logged, one line each, and the program
+    exits with 2.
     """
+    launch = assemble(sys.argv[1:], program=options)
     try:
-        Host.of(models, arguments).run()
+        build_host(launch, models).run()
     except ConfigurationError as error:
         for fault in error.faults:
             log.error("%s", fault)
         raise SystemExit(2) from None
 
 
-def _named(models: Iterable[Any]) -> Iterable[tuple[str, Any]]:
-    return ((model.name, model) for model in models)
-
-
-def _hosted(name: str, model: Any) -> Hosted:
+def _model_source(name: str, model: Any) -> ModelSource:
+    """Return what the host serves for a model or deployment; raises TypeError."""
     if isinstance(model, Model):
         return model
     if isinstance(model, kserve.Model):
         return AissembleOIPKServe(name, model)
     if hasattr(model, "func_or_class"):
-        return partial(_replicated, name, model)
+        return partial(_connect_replicas, name, model)
     raise TypeError(
         f"model '{name}' is a {type(model).__qualname__}, expected a kserve.Model or a "
         "deployment of Ray Serve"
     )
 
 
-def _replicated(name: str, deployment: Any, cluster: Cluster) -> AissembleOIPKServe:
-    """The model whose replicas a deployment of Ray Serve describes."""
+def _connect_replicas(
+    name: str, deployment: Any, cluster: Cluster
+) -> AissembleOIPKServe:
+    """Return the model whose replicas a deployment of Ray Serve describes."""
     made = deployment.func_or_class
     blueprint = Blueprint(name, "1", made, made.__qualname__, path=local_path())
-    scale = deployment._deployment_config.autoscaling_config  # Ray tells it only there
+    scale = deployment._deployment_config.autoscaling_config  # public only there
     most = scale.max_replicas if scale else deployment.num_replicas
     if scale:
         options = ModelOptions(autoscaling=Autoscaling(max=most))

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from oip_host import ModelPath, model_file
-from oip_host.config.model_dir import default_path
-from oip_host.config.model_options import handler_settings, located
+from oip_host.config.handler_settings import build_settings, resolve_paths
+from oip_host.config.model_dir import find_default_path
 from oip_host.config.sources import Origin, Values
 from oip_host.replicas.replica import Blueprint, Given
 from support.process import oip_host
@@ -42,8 +42,8 @@ def made(
 ) -> tuple[Any, list[str], Values]:
     """The handler's settings, their faults, and the values that they are of."""
     where = None if directory is None else str(directory)
-    values = located(Reads, key, given(**settings), where)
-    built, faults = handler_settings(Reads, key, values, where)
+    values = resolve_paths(Reads, key, given(**settings), where)
+    built, faults = build_settings(Reads, key, values, where)
     return built, faults, values
 
 
@@ -106,8 +106,8 @@ def test_a_missing_path_says_where_it_was_looked_for(
     """A required path that is nowhere is a fault that names the places."""
     _, (fault,), _ = made(tmp_path, key)
     assert fault.endswith(
-        f"settings.path: required, but not set, and no {looked.format(tmp_path)} "
-        "is there"
+        f"settings.path: required, but not set, and {looked.format(tmp_path)} "
+        "does not exist"
     )
 
 
@@ -122,14 +122,14 @@ def test_no_name_leads_out_of_the_directory(
     """A name that is no plain one has no default path."""
     (tmp_path / "x").mkdir()
     (tmp_path / "models").mkdir()
-    assert default_path(tmp_path / "models", name, version) == (None, "")
+    assert find_default_path(tmp_path / "models", name, version) == (None, "")
 
 
 @pytest.mark.parametrize("version", ["..", ".", "../../x", "/etc"])
 def test_no_version_leads_out_of_its_model(tmp_path: Path, version: str) -> None:
     """A version that is no plain name leaves the model's own directory."""
     (tmp_path / "fraud").mkdir()
-    found, _ = default_path(tmp_path, "fraud", version)
+    found, _ = find_default_path(tmp_path, "fraud", version)
     assert found == tmp_path / "fraud"
 
 
@@ -184,8 +184,8 @@ def test_a_path_that_is_nowhere_stops_the_host(tmp_path: Path) -> None:
     })  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (
-        "error: models.a.settings.path: required, but not set, and no "
-        f"'{tmp_path}/absent/a' is there\n"
+        "error: models.a.settings.path: required, but not set, and "
+        f"'{tmp_path}/absent/a' does not exist\n"
     )
 
 

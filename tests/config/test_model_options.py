@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -14,18 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from oip_host.config.handler_settings import build_settings, mask_secrets
 from oip_host.config.model_options import (
     ModelOptions,
-    by_model,
-    handler_settings,
-    masked,
-    model_options,
+    group_by_model,
+    parse_model_options,
 )
 from oip_host.config.selection import Item
 from oip_host.config.settings import Configuration, read
 from oip_host.hookspecs import HandlerEntry
-from oip_host.host.planning import plan
-from oip_host.plugins.discovery import Choice
+from oip_host.host.planning import Plan, Wiring, plan
+from oip_host.plugins.choice import Choice
 from oip_host.replicas.cluster import Cluster
 from oip_host.replicas.handler import deployment_options
 from oip_host.telemetry.observer import Observer
@@ -114,8 +113,8 @@ def options_of(
     configuration: Configuration, key: Key = FRAUD, models: Iterable[Key] = ()
 ) -> ModelOptions:
     """A model's options among those models; without faults or warnings."""
-    values, warnings = by_model(configuration.origins, list(models) or [key])
-    options, faults = model_options(key, values[key])
+    values, warnings = group_by_model(configuration.origins, list(models) or [key])
+    options, faults = parse_model_options(key, values[key])
     assert (warnings, faults) == ([], [])
     assert options is not None
     return options
@@ -125,8 +124,8 @@ def settings_of(
     handler: type, configuration: Configuration
 ) -> tuple[BaseModel | None, list[str]]:
     """The handler's settings and their faults."""
-    values, _ = by_model(configuration.origins, [FRAUD])
-    return handler_settings(handler, FRAUD, masked(handler, values[FRAUD]))
+    values, _ = group_by_model(configuration.origins, [FRAUD])
+    return build_settings(handler, FRAUD, mask_secrets(handler, values[FRAUD]))
 
 
 # -- levels -----------------------------------------------------------------------
@@ -153,7 +152,7 @@ def test_each_way_sets_each_option(
     given = way("fraud", option, text)
     configuration = configured(levels, given)
     assert getattr(options_of(configuration), option) == value
-    values, _ = by_model(configuration.origins, [FRAUD])
+    values, _ = group_by_model(configuration.origins, [FRAUD])
     assert values[FRAUD][(option,)].source == given.source
 
 
@@ -276,7 +275,7 @@ def test_option_of_an_unselected_model_is_a_warning(way: Any, levels: Levels) ->
     """One file may serve several deployments: strays are told with the nearest name."""
     given = way("froud", "max_queue", "7")
     configuration = configured(levels, given)
-    values, warnings = by_model(configuration.origins, [FRAUD, ("churn", "1")])
+    values, warnings = group_by_model(configuration.origins, [FRAUD, ("churn", "1")])
     assert values == {FRAUD: {}, ("churn", "1"): {}}
     assert warnings == [
         f"{given.source}: not used, no selected model is named 'froud', "
@@ -287,7 +286,7 @@ def test_option_of_an_unselected_model_is_a_warning(way: Any, levels: Levels) ->
 def test_stray_like_nothing_has_no_nearest_name(levels: Levels) -> None:
     """No name is proposed where none is like the one given."""
     configuration = configured(levels, as_argument("zzz", "max_queue", "7"))
-    _, warnings = by_model(configuration.origins, [FRAUD])
+    _, warnings = group_by_model(configuration.origins, [FRAUD])
     expected = "--models.zzz.max_queue: not used, no selected model is named 'zzz'"
     assert warnings == [expected]
 
@@ -295,7 +294,7 @@ def test_stray_like_nothing_has_no_nearest_name(levels: Levels) -> None:
 def test_option_of_an_unselected_version_is_a_warning(levels: Levels) -> None:
     """A version that is not selected is none of the model's."""
     configuration = configured(levels, as_argument("fraud@3", "max_queue", "7"))
-    values, warnings = by_model(configuration.origins, [FRAUD])
+    values, warnings = group_by_model(configuration.origins, [FRAUD])
     assert values == {FRAUD: {}}
     assert len(warnings) == 1
     assert "no selected model is named 'fraud@3', nearest: 'fraud'" in warnings[0]
@@ -307,17 +306,17 @@ def test_unknown_option_is_a_fault_with_the_nearest_name(
 ) -> None:
     """A key that a selected model does not have is a fault where it was set."""
     given = way("fraud", "max_queu", "7")
-    values, _ = by_model(configured(levels, given).origins, [FRAUD])
+    values, _ = group_by_model(configured(levels, given).origins, [FRAUD])
     expected = f"{given.source}: unknown option, nearest: 'max_queue'"
-    assert model_options(FRAUD, values[FRAUD]) == (None, [expected])
+    assert parse_model_options(FRAUD, values[FRAUD]) == (None, [expected])
 
 
 def test_model_without_an_option_is_a_fault(levels: Levels) -> None:
     """`models.<name>` alone sets nothing, and is told rather than passed over."""
     configuration, _ = levels.read(["--models.fraud=7"])
-    values, warnings = by_model(configuration.origins, [FRAUD])
+    values, warnings = group_by_model(configuration.origins, [FRAUD])
     assert warnings == []
-    assert model_options(FRAUD, values[FRAUD]) == (
+    assert parse_model_options(FRAUD, values[FRAUD]) == (
         None,
         ["--models.fraud: unknown option"],
     )
@@ -340,9 +339,9 @@ def test_wrong_value_of_a_model(
 ) -> None:
     """A wrong value is a fault with where it was set, what it is and what it may be."""
     given = way("fraud", option, text)
-    values, _ = by_model(configured(levels, given).origins, [FRAUD])
+    values, _ = group_by_model(configured(levels, given).origins, [FRAUD])
     line = f"{given.source}: found {text!r}, {expected}"
-    assert model_options(FRAUD, values[FRAUD]) == (None, [line])
+    assert parse_model_options(FRAUD, values[FRAUD]) == (None, [line])
 
 
 def test_faults_of_a_model_are_told_at_once(levels: Levels) -> None:
@@ -352,8 +351,8 @@ def test_faults_of_a_model_are_told_at_once(levels: Levels) -> None:
         as_variable("fraud", "timeout_s", "0"),
         as_property("fraud", "max_batch", "3"),
     ]
-    values, _ = by_model(configured(levels, *given).origins, [FRAUD])
-    _, faults = model_options(FRAUD, values[FRAUD])
+    values, _ = group_by_model(configured(levels, *given).origins, [FRAUD])
+    _, faults = parse_model_options(FRAUD, values[FRAUD])
     sources = {fault.split(":")[0] for fault in faults}
     assert sources == {each.source for each in given}
 
@@ -562,7 +561,7 @@ def test_missing_required_settings_are_named(levels: Levels) -> None:
 
 def test_missing_setting_of_a_version_has_its_name() -> None:
     """The name of a version that is not the default one tells the version."""
-    _, faults = handler_settings(Required, ("fraud", "2"), {})
+    _, faults = build_settings(Required, ("fraud", "2"), {})
     assert faults[0].startswith("models.fraud@2.settings.path: ")
 
 
@@ -598,16 +597,14 @@ class Guarded:
             return self
 
 
-def planned(
-    handler: Any, configuration: Configuration, named: bool = True
-) -> tuple[list[Any], list[str], list[str]]:
+def planned(handler: Any, configuration: Configuration, named: bool = True) -> Plan:
     """What `plan` makes of one model of a handler."""
     entry = HandlerEntry("fraud", "tests:Handler", lambda: handler)
     choice = Choice(Item("fraud", "fraud"), entry, named)
-    return plan([choice], configuration, Observer(), Cluster())
+    return plan([choice], configuration.origins, Wiring(None, Observer(), Cluster()))
 
 
-def shown(plans: list[Any]) -> Mapping[str, tuple[str, str]]:
+def shown(plans: Sequence[Any]) -> Mapping[str, tuple[str, str]]:
     """The effective options of a planned model: value and source by name."""
     return {row[0]: (row[1], row[2]) for row in plans[0].effective()}
 
@@ -618,9 +615,9 @@ def test_effective_options_of_a_model(levels: Levels) -> None:
         as_argument("fraud", "max_queue", "7"),
         as_variable("fraud", "settings.limit", "3"),
     ]
-    plans, faults, _ = planned(Guarded, configured(levels, *given))
-    assert faults == []
-    assert shown(plans) == {
+    result = planned(Guarded, configured(levels, *given))
+    assert result.faults == ()
+    assert shown(result.models) == {
         "models.fraud.max_concurrency": ("None", "default"),
         "models.fraud.timeout_s": ("300.0", "default"),
         "models.fraud.max_batch_size": ("1", "default"),
@@ -643,16 +640,16 @@ def test_secrets_are_masked(setting: str, way: Any, levels: Levels) -> None:
     assert faults == []
     value = getattr(settings, setting)
     assert (value if isinstance(value, str) else value.get_secret_value()) == "hunter2"
-    plans, _, _ = planned(Guarded, configuration)
+    result = planned(Guarded, configuration)
     masks = ("********", given.source)
-    assert shown(plans)[f"models.fraud.settings.{setting}"] == masks
-    assert "hunter2" not in str(shown(plans))
+    assert shown(result.models)[f"models.fraud.settings.{setting}"] == masks
+    assert "hunter2" not in str(shown(result.models))
 
 
 def test_fault_of_a_secret_does_not_show_it(levels: Levels) -> None:
     """What is wrong with a secret is told without the secret."""
     given = as_argument("fraud", "settings.pin", "abc")
-    _, faults, _ = planned(Guarded, configured(levels, given))
+    faults = planned(Guarded, configured(levels, given)).faults
     assert len(faults) == 1
     assert faults[0].startswith(f"{given.source}: found ********, ")
 
@@ -663,8 +660,8 @@ def test_fault_of_the_whole_does_not_show_secrets(levels: Levels) -> None:
         as_argument("fraud", "settings.pin", "hunter2"),
         as_argument("fraud", "settings.limit", "10"),
     ]
-    _, faults, _ = planned(Guarded, configured(levels, *given))
-    assert faults == ["models.fraud.settings: Value error, limit is too high"]
+    faults = planned(Guarded, configured(levels, *given)).faults
+    assert faults == ("models.fraud.settings: Value error, limit is too high",)
 
 
 def test_check_shows_settings_and_masks_secrets(tmp_path: Path) -> None:
@@ -683,32 +680,30 @@ def test_check_shows_settings_and_masks_secrets(tmp_path: Path) -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
-# -- passing over -----------------------------------------------------------------
+# -- skipping ---------------------------------------------------------------------
 
 
-def test_handler_that_cannot_run_is_passed_over(levels: Levels) -> None:
-    """One that nobody named, and that lacks a setting, is left out with a notice."""
-    plans, faults, warnings = planned(Configured, configured(levels), named=False)
-    assert (plans, faults) == ([], [])
-    assert warnings == [
-        "handler 'fraud' is passed over: "
-        "models.fraud.settings.path: required, but not set"
-    ]
+def test_handler_that_cannot_run_is_skipped(levels: Levels) -> None:
+    """One that nobody named, and that lacks a setting, is skipped for that reason."""
+    result = planned(Configured, configured(levels), named=False)
+    assert (result.models, result.faults, result.warnings) == ((), (), ())
+    reasons = [(each.handler, each.reason) for each in result.skipped]
+    assert reasons == [("fraud", "needs models.fraud.settings.path")]
 
 
 def test_named_handler_that_cannot_run_is_a_fault(levels: Levels) -> None:
     """One that is named, and lacks a setting, is a configuration fault."""
-    _, faults, warnings = planned(Configured, configured(levels))
-    assert faults == ["models.fraud.settings.path: required, but not set"]
-    assert warnings == []
+    result = planned(Configured, configured(levels))
+    assert result.faults == ("models.fraud.settings.path: required, but not set",)
+    assert (result.skipped, result.warnings) == ((), ())
 
 
 def test_handler_with_some_settings_is_meant_to_run(levels: Levels) -> None:
-    """One that nobody named, but for which something is set, is not passed over."""
+    """One that nobody named, but for which something is set, is not skipped."""
     given = as_argument("fraud", "settings.scale", "2")
-    _, faults, warnings = planned(Configured, configured(levels, given), named=False)
-    assert faults == ["models.fraud.settings.path: required, but not set"]
-    assert warnings == []
+    result = planned(Configured, configured(levels, given), named=False)
+    assert result.faults == ("models.fraud.settings.path: required, but not set",)
+    assert (result.skipped, result.warnings) == ((), ())
 
 
 # -- replicas -----------------------------------------------------------------
@@ -742,8 +737,8 @@ def test_options_of_replicas_that_do_not_fit(
     """Each is a fault that says what is wrong, before anything is started."""
     document = json.dumps({"fraud": given})
     configuration = configured(levels, Given("", environ={"OIP_MODELS": document}))
-    values, _ = by_model(configuration.origins, [FRAUD])
-    options, faults = model_options(FRAUD, values[FRAUD])
+    values, _ = group_by_model(configuration.origins, [FRAUD])
+    options, faults = parse_model_options(FRAUD, values[FRAUD])
     assert options is None
     assert fault in "\n".join(faults)
 
@@ -768,12 +763,11 @@ def test_options_of_replicas_are_ray_serves() -> None:
 def test_replicas_need_ray(levels: Levels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Ray a model with replicas is a fault that says what to install."""
     given = as_argument("fraud", "replicas", "2")
-    monkeypatch.setattr("oip_host.host.planning.find_spec", lambda name: None)
-    _, faults, _ = planned(Echo, configured(levels, given))
-    assert [
+    monkeypatch.setattr("oip_host.host.replication.find_spec", lambda name: None)
+    assert (
         "models.fraud: replicas need Ray, which is not installed: "
-        "pip install 'oip-host[ray]'"
-    ] == faults
+        "pip install 'oip-host[ray]'",
+    ) == planned(Echo, configured(levels, given)).faults
 
 
 def test_packages_of_replicas_need_pip(
@@ -781,10 +775,10 @@ def test_packages_of_replicas_need_pip(
 ) -> None:
     """Ray would fail after minutes, and say why in a file."""
     found = {"ray": True}
-    monkeypatch.setattr("oip_host.host.planning.find_spec", found.get)
+    monkeypatch.setattr("oip_host.host.replication.find_spec", found.get)
     document = {"fraud": {"replicas": 1, "runtime_env": {"pip": ["humanize"]}}}
     given = Given("", environ={"OIP_MODELS": json.dumps(document)})
-    _, faults, _ = planned(Echo, configured(levels, given))
+    faults = planned(Echo, configured(levels, given)).faults
     assert 1 == len(faults)
     assert "models.fraud.runtime_env: Ray installs packages with pip" in faults[0]
 
@@ -805,6 +799,7 @@ def test_a_handler_apart_is_not_imported(levels: Levels) -> None:
         as_argument("fraud", "settings.key", "geheim"),
     ]
     choice = Choice(Item("fraud", "fraud"), entry, True)
-    plans, faults, _ = plan([choice], configured(levels, *given), Observer(), Cluster())
-    assert [] == faults
-    assert "geheim" not in str(shown(plans))
+    wiring = Wiring(None, Observer(), Cluster())
+    result = plan([choice], configured(levels, *given).origins, wiring)
+    assert () == result.faults
+    assert "geheim" not in str(shown(result.models))

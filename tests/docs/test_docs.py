@@ -26,11 +26,11 @@ from oip_host import hookspecs
 from oip_host.cli import app as cli
 from oip_host.config import selection as grammar
 from oip_host.config.model_options import ModelOptions
-from oip_host.config.settings import Settings
+from oip_host.config.settings import MODELS_DESCRIPTION, Settings
 from oip_host.config.sources import MODELS, flag
 from oip_host.hookspecs import HandlerEntry, Inference, StateChange
 from oip_host.kserve.api import kserve
-from oip_host.plugins import discovery as plugins
+from oip_host.plugins.choice import choose
 from support.documents import (
     PAGES,
     ROOT,
@@ -91,7 +91,7 @@ def option_rows(model: type[BaseModel], prefixes: tuple[str, str, str]) -> Any:
             f"`{name}`",
             f"`{argument}{name}{below}`" if dotted else f"`{flag(name)}`",
             f"`{variable}{name.upper()}{below.replace('.', '__').upper()}`",
-            "none" if name == MODELS else f"`{dotted}{name}{below}`",
+            f"`{dotted}{name}{below}`",
             f"`{default}`",
             option.description,
         ]
@@ -102,6 +102,14 @@ def test_every_option_is_listed_as_it_is_declared() -> None:
     of_a_model = ("--models.<name>.", "OIP_MODELS__<NAME>__", "models.<name>.")
     assert tables("configuration.md")["option|argument"] == [
         *option_rows(Settings, ("", "", "")),
+        [
+            f"`{MODELS}`",
+            f"`{flag(MODELS)}`",
+            f"`{MODELS.upper()}`",
+            "none",
+            "`{}`",
+            MODELS_DESCRIPTION,
+        ],
         *option_rows(ModelOptions, of_a_model),
     ]
 
@@ -225,12 +233,8 @@ def selected(cell: str) -> tuple[list[str], list[str]]:
         offered = [HandlerEntry("iris", "y:Iris", dict, "flowers", "2.0"), *OFFERED]
     text = {"*unset*": None, "*empty*": ""}.get(cell, "".join(quoted(cell)[:1]))
     wanted, malformed = grammar.parse(text)
-    choices, wrong = plugins.choose(wanted, offered)
-    models = [
-        f"{c.item.model}@{c.item.version}{'?' if c.item.optional else ''}"
-        for c in choices
-    ]
-    return models, malformed + wrong
+    choices, wrong = choose(wanted, offered)
+    return [str(choice.item) for choice in choices], malformed + wrong
 
 
 @cases("selection.md", "`OIP_HANDLERS`|models")

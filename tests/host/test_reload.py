@@ -20,12 +20,12 @@ from oip_host import AissembleOIPKServe, InferenceRequest, RequestInput
 from oip_host.config import property_watch as watch
 from oip_host.config.model_options import ModelOptions
 from oip_host.config.selection import Item
-from oip_host.config.settings import Settings, reloadable
+from oip_host.config.settings import Settings, reloadable_options
 from oip_host.errors import ConfigurationError
 from oip_host.hookspecs import HandlerEntry
-from oip_host.host.differences import Found, find
-from oip_host.host.planning import plan
-from oip_host.plugins.discovery import Choice
+from oip_host.host.planning import Wiring, plan
+from oip_host.host.reload import ReloadPlan, plan_reload
+from oip_host.plugins.choice import Choice
 from oip_host.replicas.cluster import Cluster
 from oip_host.telemetry.observer import Observer
 from oip_host.workers.supervisor import MARGIN_S, Supervisor
@@ -141,7 +141,7 @@ def test_with_a_fault_anywhere_every_option_stays_as_it_is(
         server,
         "oip.properties: unknown property 'oip_max_body_bites', nearest: 'oip_max_body",
         "models.echo.timeout_s in oip.properties: found 'soon', expected",
-        "every option stays as it is",
+        "reload rejected, no option changed: the new configuration is invalid",
     )
     body = request([1.0] * 50, [50])
     assert 200 == infer_rest(server, "echo", body).status
@@ -155,7 +155,7 @@ def test_a_hangup_has_the_options_read_again(serve: Serve) -> None:
     """SIGHUP ends nothing, and is answered in the log, also without any properties."""
     server = serve("--handlers=echo=fakes:Echo").wait_until_ready()
     server.process.send_signal(signal.SIGHUP)
-    wait_for_log(server, "read again: every option is as it was")
+    wait_for_log(server, "reloaded: no option has changed")
     assert 200 == server.get("/v2/health/ready").status_code
     assert 0 == server.stop()
 
@@ -176,7 +176,7 @@ def test_a_hangup_of_the_terminal_ends_the_host() -> None:
         os.close(its)
         os.close(ours)
         process.send_signal(signal.SIGHUP)
-        assert "SIGHUP: not ready from now on" in process.stderr.read()
+        assert "received SIGHUP, draining" in process.stderr.read()
         assert 0 == process.wait(timeout=30)
     finally:
         process.kill()
@@ -194,7 +194,7 @@ def test_every_worker_takes_up_what_changes(
     properties.write("models.echo.max_queue=6", "oip_log_level=debug")
     wait_for(lambda: server.log.count("max_queue: 256 -> 6 ") == 2, "both workers")
     server.process.send_signal(signal.SIGHUP)
-    again = "read again: every option is as it was"
+    again = "reloaded: no option has changed"
     wait_for(lambda: server.log.count(again) == 2, "both workers, asked")
     assert 0 == server.stop()
     assert "another one starts" not in server.log
@@ -241,16 +241,17 @@ def differing(
     before: dict[str, str],
     after: dict[str, str],
     arguments: Sequence[str] = (),
-) -> Found:
-    """What is found where the properties of the model `a` change."""
+) -> ReloadPlan:
+    """The plan where the properties of the model `a` change."""
     configuration, faults = levels.read(arguments, properties=before or {"#": ""})
     assert not faults
     entry = HandlerEntry("guarded", "x:Guarded", lambda: Guarded)
     choice = Choice(Item("guarded", "a"), entry, named=True)
-    planned, faults, _ = plan([choice], configuration, Observer(), Cluster())
-    assert not faults
+    wiring = Wiring(None, Observer(), Cluster())
+    started = plan([choice], configuration.origins, wiring)
+    assert not started.faults
     levels.properties(after)
-    return find(configuration, planned)
+    return plan_reload(configuration, started.models)
 
 
 def test_a_secret_is_told_without_its_value(levels: Levels) -> None:
@@ -330,10 +331,10 @@ def test_every_fault_is_found_at_once(levels: Levels) -> None:
 
 def test_the_options_that_may_change_are_listed() -> None:
     """The page tells of those that are marked where they are declared."""
-    of_models = {f"models.<name>.{name}" for name in reloadable(ModelOptions)}
+    of_models = {f"models.<name>.{name}" for name in reloadable_options(ModelOptions)}
     rows = tables("configuration.md")["option that may change|from when"]
     listed = [name for row in rows for name in quoted(row[0])]
-    assert sorted(reloadable(Settings) | of_models) == sorted(listed)
+    assert sorted(reloadable_options(Settings) | of_models) == sorted(listed)
 
 
 # -- parts --------------------------------------------------------------------

@@ -70,12 +70,12 @@ BROKEN = {
     ),
     "lost": (
         "no_such_module:Handler",
-        "no_such_module:Handler does not import: ModuleNotFoundError: "
+        "no_such_module:Handler failed to import: ModuleNotFoundError: "
         "No module named 'no_such_module'",
     ),
     "absent": (
         "fakes:Absent",
-        "fakes:Absent does not import: AttributeError: "
+        "fakes:Absent failed to import: AttributeError: "
         "module 'fakes' has no attribute 'Absent'",
     ),
 }

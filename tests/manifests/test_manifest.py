@@ -19,13 +19,12 @@ import pytest
 import yaml
 
 from oip_host.config.settings import Settings, read
-from oip_host.config.sources import flag
+from oip_host.config.sources import MODELS, flag, nest
 from oip_host.errors import ConfigurationError
 from oip_host.manifests import documents as manifest
 from oip_host.manifests.target import Target
-from oip_host.plugins import discovery as plugins
 from support.documents import tables
-from support.manifests import container, printed, variables
+from support.manifests import configure, container, printed, variables
 from support.process import COMMAND, clean_environment, oip_host, run, wait_for
 from support.schemas import wrong
 
@@ -35,7 +34,7 @@ ECHO = "--handlers=echo=fakes:Echo"
 def faults(*arguments: str) -> list[str]:
     """The faults for which nothing is printed."""
     with pytest.raises(ConfigurationError) as caught:
-        manifest.configured(arguments, plugins.manager())
+        configure(*arguments)
     return list(caught.value.faults)
 
 
@@ -109,7 +108,7 @@ def test_every_option_that_is_set_is_in_the_manifest(tmp_path: Path) -> None:
     assert 7 == settings.oip_max_connections
     assert "$(HOME) $$ %(x)s" == settings.kserve_access_log_format
     assert "echo=fakes:Echo" == settings.oip_handlers
-    assert settings.oip_models == {
+    assert nest(configuration.origins)[MODELS] == {
         "echo": {"max_queue": "8", "settings": {"sizes": [1, 2], "of": {"a": None}}}
     }
     assert "10" == given["KSERVE_LOGLEVEL"]
@@ -140,8 +139,8 @@ def test_a_secret_is_not_printed() -> None:
         assert given[name] == {"secretKeyRef": {"name": "ml-secrets", "key": name}}
         assert f"--from-literal={name}=..." in done.stderr
     assert given["OIP_RAY_TOKEN_FILE"] == "/run/token"
-    assert "--ray_token_file (/run/token): has to be there" in done.stderr
-    assert "only a handler can tell what is secret: echo.settings.pin" in done.stderr
+    assert "--ray_token_file (/run/token): has to exist" in done.stderr
+    assert "only a handler knows what is secret: echo.settings.pin" in done.stderr
 
 
 HARD = [
@@ -156,8 +155,8 @@ def test_kubernetes_reads_the_values_that_were_set(tmp_path: Path) -> None:
     names = [f"manifest-{number}.yaml" for number in range(len(HARD))]
     for number, (name, value) in enumerate(zip(names, HARD, strict=True)):
         arguments = [ECHO, f"--access_log_format={value}", f"--name=n{number}"]
-        pod, _ = manifest.configured(arguments, plugins.manager())
-        (tmp_path / name).write_text(manifest.text(manifest.documents(pod)))
+        pod, _ = configure(*arguments)
+        (tmp_path / name).write_text(manifest.dump(manifest.documents(pod)))
     (tmp_path / "kustomization.yaml").write_text(json.dumps({"resources": names}))
     done = run("kubectl", "kustomize", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -251,7 +250,7 @@ REFUSED = {
     "TLS": (["--mode=Knative", "--tls_cert_file=/x"], "plain HTTP"),
     "secret": (
         ["--models.echo.settings.apiToken=x"],
-        "which no variable can carry",
+        "that no variable of this name can carry",
     ),
 }
 

@@ -12,7 +12,13 @@ import pytest
 
 from oip_host.config.selection import Item, parse
 from oip_host.hookspecs import HandlerEntry, hookimpl
-from oip_host.plugins.discovery import Choice, canonical, choose, load, manager, offered
+from oip_host.plugins.choice import Choice, choose
+from oip_host.plugins.discovery import (
+    canonical,
+    create_manager,
+    import_handler,
+    list_handlers,
+)
 
 
 class Imported(Exception):
@@ -280,14 +286,14 @@ class Silent:
 
 def test_extensions_offer_beside_the_entry_points() -> None:
     """Handlers of all extensions are offered in order of name and distribution."""
-    fresh = manager([Offers(TWIN_2, A), Offers(TWIN_1), Silent()])
-    mine = [e for e in offered(fresh) if e in (A, TWIN_1, TWIN_2)]
+    fresh = create_manager([Offers(TWIN_2, A), Offers(TWIN_1), Silent()])
+    mine = [e for e in list_handlers(fresh) if e in (A, TWIN_1, TWIN_2)]
     assert mine == [A, TWIN_1, TWIN_2]
 
 
 def test_listing_and_choosing_import_nothing() -> None:
     """Found is not imported: these handlers' imports would raise."""
-    choices, faults = chosen("*", offered(manager([Offers(A, B)])))
+    choices, faults = chosen("*", list_handlers(create_manager([Offers(A, B)])))
     assert faults == []
     assert {A, B} <= {choice.entry for choice in choices}
     with pytest.raises(Imported):
@@ -296,8 +302,8 @@ def test_listing_and_choosing_import_nothing() -> None:
 
 def test_each_manager_is_fresh() -> None:
     """What one manager has registered another does not know."""
-    manager([Offers(A)])
-    assert A not in offered(manager())
+    create_manager([Offers(A)])
+    assert A not in list_handlers(create_manager())
 
 
 # -- importing --------------------------------------------------------------------
@@ -334,7 +340,7 @@ def test_unpackaged_handler_is_imported_from_its_path(module: Module) -> None:
     name = module("class Outer:\n    class Inner:\n        marker = 7\n")
     found = unpackaged(f"{name}:Outer.Inner")
     assert name not in sys.modules
-    handler, reason = load(found)
+    handler, reason = import_handler(found)
     assert reason is None
     assert handler.marker == 7
     assert (found.name, found.origin) == ("Outer.Inner", "no distribution")
@@ -354,7 +360,7 @@ def test_unpackaged_code_lies_where_one_works(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    handler, reason = load(unpackaged("oip_test_local:Local"))
+    handler, reason = import_handler(unpackaged("oip_test_local:Local"))
     del sys.modules["oip_test_local"]
     assert reason is None
     assert handler.__name__ == "Local"
@@ -379,10 +385,10 @@ def test_broken_import_is_a_reason_with_its_traceback_in_the_log(
     loose = unpackaged(f"{name}:Handler")
     broken = HandlerEntry("broken", loose.target, loose.load, "broken-dist", "3.2.1")
     with caplog.at_level(logging.ERROR, logger="oip_host"):
-        handler, reason = load(broken)
+        handler, reason = import_handler(broken)
     assert handler is None
     assert reason is not None
-    assert reason.startswith(f"{name}:Handler does not import: {expected}")
+    assert reason.startswith(f"{name}:Handler failed to import: {expected}")
     logged = caplog.text
     assert f"handler 'broken' ({name}:Handler, broken-dist 3.2.1)" in logged
     assert "Traceback (most recent call last)" in logged
@@ -396,4 +402,4 @@ def test_interrupt_during_an_import_is_not_a_reason() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load(HandlerEntry("slow", "slow:Handler", interrupted))
+        import_handler(HandlerEntry("slow", "slow:Handler", interrupted))

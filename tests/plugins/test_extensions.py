@@ -200,7 +200,7 @@ def test_extension_that_does_not_fit_is_told_and_left_out(
     done = oip_host("list", "--json", "--handlers=north", env=env)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["faults"] == []
-    start = f"host extension '{name}' of oip-test-extensions 4.5.6 is left out: "
+    start = f"skipping host extension '{name}' of oip-test-extensions 4.5.6: "
     report = done.stderr.partition(start)[2].partition("host extension")[0]
     assert report
     assert [text for text in expected if text not in report] == []
@@ -386,7 +386,7 @@ def test_an_extension_that_raises_silences_no_other() -> None:
         def oip_model_state(self) -> None:
             raise RuntimeError("not today")
 
-    manager = plugins.manager([First(), Fails()])
+    manager = plugins.create_manager([First(), Fails()])
     change = StateChange("fraud", "1", State.READY)
     answers = plugins.call_each(manager.hook.oip_model_state, change=change)
     assert heard == ["fraud"]

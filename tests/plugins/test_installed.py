@@ -203,7 +203,7 @@ def test_check_reports_a_broken_plugin_and_loads_the_others(
     assert models["broken"]["state"] == "UNAVAILABLE"
     assert models["broken"]["distribution"] == "oip-test-broken 0.9"
     assert models["broken"]["reason"] == (
-        "oip_test_broken:Broken does not import: ModuleNotFoundError: "
+        "oip_test_broken:Broken failed to import: ModuleNotFoundError: "
         "No module named 'oip_test_no_such_dependency'"
     )
     expected = "handler 'broken' (oip_test_broken:Broken, oip-test-broken 0.9)"
@@ -305,8 +305,8 @@ def test_faults_of_list_in_json(env: dict[str, str]) -> None:
     [
         ([], ["serve", "list", "check"]),
         (["serve"], ["--http_port", "KSERVE_HTTP_PORT", "8080", "OIP_HANDLERS"]),
-        (["list"], ["--json", "imports none of them"]),
-        (["check"], ["--json", "Exits with 2 where the configuration is wrong"]),
+        (["list"], ["--json", "without importing them"]),
+        (["check"], ["--json", "Exits with 2 if the configuration is wrong"]),
     ],
     ids=["oip-host", "serve", "list", "check"],
 )

@@ -6,14 +6,24 @@ from typing import Any
 
 import yaml
 
+from oip_host.host.assemble import assemble
 from oip_host.manifests import documents as manifest
-from oip_host.plugins import discovery as plugins
+from oip_host.manifests.pod import Pod
 
 
 def printed(*arguments: str) -> list[Any]:
     """The documents that the command prints, read again."""
-    pod, _ = manifest.configured(arguments, plugins.manager())
-    return list(yaml.safe_load_all(manifest.text(manifest.documents(pod))))
+    pod, _ = configure(*arguments)
+    return list(yaml.safe_load_all(manifest.dump(manifest.documents(pod))))
+
+
+def configure(*arguments: str) -> tuple[Pod, list[str]]:
+    """Return the pod of these arguments and the warnings, as the command has them."""
+    launch = assemble(arguments)
+    selected = launch.select()
+    keys = [choice.key for choice in selected.choices]
+    faults = [*launch.faults, *selected.faults]
+    return manifest.configure(launch.configuration, keys, faults)
 
 
 def container(document: Any) -> Any:

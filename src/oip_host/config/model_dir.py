@@ -1,4 +1,4 @@
-"""Where a model's files are below the model directory."""
+"""The default place of a model's files below the model directory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 
 from oip_host.config.selection import DEFAULT_VERSION
 
-__all__ = ["default_path"]
+__all__ = ["find_default_path"]
 
 
-def default_path(directory: Path, name: str, version: str) -> tuple[Path | None, str]:
-    """Where the files of a model are if nobody says, and where that was looked for.
+def find_default_path(
+    directory: Path, name: str, version: str
+) -> tuple[Path | None, str]:
+    """Return the default path of a model's files if it exists, and all places sought.
 
-    `<name>/<version>` for another version than the default one, else `<name>`.
+    It is `<name>/<version>` for a version other than the default, else `<name>`.
     """
     places = [(name,)] if version == DEFAULT_VERSION else [(name, version), (name,)]
     # no name may lead out of the directory
@@ -23,4 +25,5 @@ def default_path(directory: Path, name: str, version: str) -> tuple[Path | None,
 
 
 def _is_plain(part: str) -> bool:
+    """Return whether a part of a path stays within its directory."""
     return part not in ("", ".", "..") and os.sep not in part and "\0" not in part

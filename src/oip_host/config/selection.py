@@ -37,21 +37,24 @@ class Item:
     version: str = DEFAULT_VERSION
     optional: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.model}@{self.version}{'?' if self.optional else ''}"
+
 
 @dataclass(frozen=True)
 class Selection:
-    """What `OIP_HANDLERS` asks for."""
+    """The models and handlers that `OIP_HANDLERS` asks for."""
 
     items: tuple[Item, ...] = ()
     excluded: tuple[str, ...] = ()
     everything: bool = False
-    """Whether every other installed handler is wanted too."""
+    """Whether every other installed handler is selected too."""
 
 
 def parse(text: str | None) -> tuple[Selection, list[str]]:
-    """A selection, and one line for each item that breaks the grammar.
+    """Return a selection, and one line for each item that breaks the grammar.
 
-    None selects everything, empty text nothing, which is a fault.
+    None selects everything; empty text selects nothing, which is a fault.
     """
     if text is None:
         return Selection(everything=True), []
@@ -83,6 +86,7 @@ def parse(text: str | None) -> tuple[Selection, list[str]]:
 
 
 def _item(match: re.Match[str]) -> Item:
+    """Return the item that was matched, its model's name and version filled in."""
     handler = match["handler"]
     return Item(
         handler=handler,
@@ -93,6 +97,7 @@ def _item(match: re.Match[str]) -> Item:
 
 
 def _fault(text: str, word: str, at: int) -> str:
+    """Return the line for a word whose first wrong character is at this offset."""
     found = f"{text[at]!r} in {word!r}" if word and at < len(text) else "nothing"
     return (
         f"OIP_HANDLERS: at character {at + 1}: found {found}, "

@@ -12,7 +12,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from enum import Enum
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -27,22 +28,28 @@ from oip_host.config.sources import (
     MODELS,
     Origin,
     Values,
-    absent,
     from_arguments,
     from_environment,
+    from_program,
     from_properties,
-    nested,
+    missing_files,
+    nest,
 )
 from oip_host.errors import nearest
 
 __all__ = [
+    "KSERVE_VARIABLES",
+    "MODELS_DESCRIPTION",
+    "OPTIONS",
     "RELOADABLE",
     "WORKER",
     "Configuration",
+    "Panel",
     "Settings",
+    "panel_of",
     "read",
-    "reloadable",
-    "validated",
+    "reloadable_options",
+    "validate",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -51,9 +58,9 @@ RELOADABLE: dict[str, Any] = {"reloadable": True}
 """Marks an option that may change while the host runs, where it is declared."""
 
 WORKER = "OIP_WORKER"
-"""The variable in which a worker process finds its place."""
+"""The environment variable that tells a worker process which worker it is."""
 
-KSERVES = (
+KSERVE_VARIABLES = (
     "KSERVE_LOGLEVEL",
     "KSERVE_OPENAI_ROUTE_PREFIX",
     "KSERVE_TLS_CERT_FILE",
@@ -61,161 +68,202 @@ KSERVES = (
 )
 """Variables that KServe itself reads."""
 _PREFIXES = ("OIP_", "KSERVE_", "AUTH_")
-"""How the names of variables begin that may be meant for the host."""
+"""Prefixes of the variables that may be meant for the host."""
+
+
+class Panel(str, Enum):
+    """The subjects by which `--help` groups the options, in its order."""
+
+    SERVER = "Server"
+    MODELS = "Models"
+    LIMITS = "Limits"
+    TLS = "TLS"
+    AUTHENTICATION = "Authentication"
+    OBSERVABILITY = "Observability"
+    RAY = "Ray"
 
 
 class Settings(BaseModel):
-    """The options of the server. The first nine are aiSSEMBLE's, name by name."""
+    """The options of the server.
+
+    The first nine are aiSSEMBLE's, name by name.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    kserve_http_port: int = Field(
-        8080, ge=0, le=65535, description="The HTTP port; 0 takes any free one"
+    kserve_http_port: Annotated[int, Panel.SERVER] = Field(
+        8080, ge=0, le=65535, description="HTTP port; 0: any free port"
     )
-    kserve_grpc_port: int = Field(
-        8081, ge=0, le=65535, description="The gRPC port; 0 takes any free one"
+    kserve_grpc_port: Annotated[int, Panel.SERVER] = Field(
+        8081, ge=0, le=65535, description="gRPC port; 0: any free port"
     )
-    kserve_workers: int = Field(
-        1, ge=1, description="Processes that serve, all at the same two ports"
+    kserve_workers: Annotated[int, Panel.SERVER] = Field(
+        1, ge=1, description="Number of server processes, which share the ports"
     )
-    kserve_max_threads: int = Field(
-        4, ge=1, description="The max number of gRPC processing threads"
+    kserve_max_threads: Annotated[int, Panel.SERVER] = Field(
+        4, ge=1, description="Maximum number of threads that process gRPC requests"
     )
-    kserve_max_asyncio_workers: int | None = Field(
-        None, ge=1, description="The max number of asyncio worker threads"
+    kserve_max_asyncio_workers: Annotated[int | None, Panel.SERVER] = Field(
+        None,
+        ge=1,
+        description="Maximum number of asyncio worker threads; unset: Python's default",
     )
-    kserve_enable_grpc: bool = Field(True, description="Serve gRPC too")
-    kserve_enable_docs_url: bool = Field(False, description="Serve Swagger UI at /docs")
-    kserve_enable_latency_logging: bool = Field(
-        True, description="Write a log line with the times of each request"
+    kserve_enable_grpc: Annotated[bool, Panel.SERVER] = Field(
+        True, description="Serve gRPC beside REST"
     )
-    kserve_access_log_format: str | None = Field(
-        None, description="The format of the access log, as asgi-logger reads it"
+    kserve_enable_docs_url: Annotated[bool, Panel.SERVER] = Field(
+        False, description="Serve Swagger UI at /docs"
     )
-    oip_handlers: str | None = Field(
-        None, description="Which models to serve, from which handlers; unset: all"
+    kserve_enable_latency_logging: Annotated[bool, Panel.OBSERVABILITY] = Field(
+        True, description="Log one line with the times of each request"
     )
-    oip_log_format: Literal["text", "json"] = Field(
-        "text", description="How log lines look: as KServe's, or JSON objects"
+    kserve_access_log_format: Annotated[str | None, Panel.OBSERVABILITY] = Field(
+        None,
+        description="Access log format, as asgi-logger reads it; unset: no access log",
     )
-    oip_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+    oip_handlers: Annotated[str | None, Panel.MODELS] = Field(
+        None,
+        description="Models to serve and their handlers; unset: all installed handlers",
+    )
+    oip_log_format: Annotated[Literal["text", "json"], Panel.OBSERVABILITY] = Field(
+        "text",
+        description="Log format: text as KServe writes it, or one JSON object per line",
+    )
+    oip_log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Panel.OBSERVABILITY
+    ] = Field(
         "INFO",
-        description="The least level that is logged",
+        description="Minimum log level",
         json_schema_extra=RELOADABLE,
     )
-    oip_tracing: bool = Field(
+    oip_tracing: Annotated[bool, Panel.OBSERVABILITY] = Field(
         False,
-        description="Trace requests, as the OTEL_* variables of OpenTelemetry say",
+        description="Trace requests with OpenTelemetry, set up by its OTEL_* variables",
     )
-    oip_plugin_dir: str | None = Field(
-        None, description="A directory of wheels to find handlers in; unset: none"
+    oip_plugin_dir: Annotated[str | None, Panel.MODELS] = Field(
+        None, description="Directory of wheels to load handlers from; unset: none"
     )
-    oip_plugin_cache: str | None = Field(
-        None, description="Where these are installed; unset: a temporary directory"
+    oip_plugin_cache: Annotated[str | None, Panel.MODELS] = Field(
+        None,
+        description="Directory to install these wheels in; unset: a temporary one",
     )
-    oip_model_dir: str | None = Field(
-        None, description="The directory of model files, for paths in settings"
+    oip_model_dir: Annotated[str | None, Panel.MODELS] = Field(
+        None,
+        description="Directory of model files, the base of relative paths in settings",
     )
-    oip_bind: str = Field("0.0.0.0", description="The address to listen at")
-    oip_probe_port: int | None = Field(
-        None, ge=0, le=65535, description="A plain HTTP port for probes; unset: none"
+    oip_bind: Annotated[str, Panel.SERVER] = Field(
+        "0.0.0.0", description="Address to listen on"
     )
-    oip_tls_cert_file: str | None = Field(
-        None, description="The certificate of both protocols, with its chain; PEM"
+    oip_probe_port: Annotated[int | None, Panel.SERVER] = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Extra plain HTTP port for probes and metrics; unset: none",
     )
-    oip_tls_key_file: str | None = Field(None, description="The key to it; PEM")
-    oip_tls_client_ca_file: str | None = Field(
-        None, description="Who signs the certificates that clients then need; PEM"
+    oip_tls_cert_file: Annotated[str | None, Panel.TLS] = Field(
+        None, description="Server certificate with its chain, for REST and gRPC (PEM)"
     )
-    oip_drain_delay_s: float = Field(
+    oip_tls_key_file: Annotated[str | None, Panel.TLS] = Field(
+        None, description="Private key (PEM)"
+    )
+    oip_tls_client_ca_file: Annotated[str | None, Panel.TLS] = Field(
+        None,
+        description="CA bundle: if set, clients must present a certificate (mTLS; PEM)",
+    )
+    oip_drain_delay_s: Annotated[float, Panel.SERVER] = Field(
         5.0,
         ge=0,
-        description="Seconds from 'not ready' to the end of new work, on SIGTERM",
+        description="Time between SIGTERM and rejecting new requests, in seconds",
         json_schema_extra=RELOADABLE,
     )
-    oip_grace_period_s: float = Field(
+    oip_grace_period_s: Annotated[float, Panel.SERVER] = Field(
         30.0,
         ge=0,
-        description="Seconds that requests in flight then have to finish",
+        description="Time that requests in flight then have to finish, in seconds",
         json_schema_extra=RELOADABLE,
     )
-    oip_max_body_bytes: int = Field(
+    oip_max_body_bytes: Annotated[int, Panel.LIMITS] = Field(
         64 << 20,
         ge=1,
-        description="The largest request body, by REST and by gRPC",
+        description="Largest request body, in bytes",
         json_schema_extra=RELOADABLE,
     )
-    oip_max_header_bytes: int = Field(
+    oip_max_header_bytes: Annotated[int, Panel.LIMITS] = Field(
         32 << 10,
         ge=1024,
-        description="The largest head of a request",
+        description="Largest request head, in bytes",
         json_schema_extra=RELOADABLE,
     )
-    oip_max_connections: int = Field(
+    oip_max_connections: Annotated[int, Panel.LIMITS] = Field(
         1000,
         ge=1,
-        description="Connections at once by REST, and as many by gRPC",
+        description="Maximum number of open connections, for REST and for gRPC each",
         json_schema_extra=RELOADABLE,
     )
-    oip_header_timeout_s: float = Field(
+    oip_header_timeout_s: Annotated[float, Panel.LIMITS] = Field(
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds within which the head of a request is there",
+        description="Time to receive the head of a request, in seconds",
         json_schema_extra=RELOADABLE,
     )
-    oip_body_timeout_s: float = Field(
+    oip_body_timeout_s: Annotated[float, Panel.LIMITS] = Field(
         60.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds from its head within which the body is there",
+        description="Time to receive the body of a request after its head, in seconds",
         json_schema_extra=RELOADABLE,
     )
-    oip_kept_memory_bytes: int = Field(
-        256 << 20, ge=0, description="Free memory kept for the next tensors; 0: none"
+    oip_kept_memory_bytes: Annotated[int, Panel.LIMITS] = Field(
+        256 << 20,
+        ge=0,
+        description="Free memory kept for the next tensors, in bytes; 0: none",
     )
-    oip_ray_address: str | None = Field(
-        None, description="The Ray cluster for models with replicas; unset: an own one"
+    oip_ray_address: Annotated[str | None, Panel.RAY] = Field(
+        None,
+        description="Ray cluster for models with replicas; unset: start a local one",
     )
-    oip_ray_token_file: str | None = Field(
-        None, description="The file with the token of that cluster"
+    oip_ray_token_file: Annotated[str | None, Panel.RAY] = Field(
+        None, description="File with the token of that Ray cluster"
     )
-    oip_model_control: Literal["none", "explicit"] = Field(
-        "none", description="Whether clients may load and unload models"
+    oip_model_control: Annotated[Literal["none", "explicit"], Panel.MODELS] = Field(
+        "none",
+        description="explicit: clients can load and unload models; none: they cannot",
     )
-    auth_enabled: bool = Field(
-        False, description="Ask every client for a token, but for health"
+    auth_enabled: Annotated[bool, Panel.AUTHENTICATION] = Field(
+        False,
+        description="Require a token from every client except on health endpoints",
     )
-    auth_algorithm: str = Field(
-        "HS256", description="How JWTs are signed; several are separated by commas"
+    auth_algorithm: Annotated[str, Panel.AUTHENTICATION] = Field(
+        "HS256", description="Allowed signature algorithms of JWTs, separated by commas"
     )
-    auth_secret: SecretStr | None = Field(
-        None, description="The secret that signs JWTs, for HS256, HS384 and HS512"
+    auth_secret: Annotated[SecretStr | None, Panel.AUTHENTICATION] = Field(
+        None, description="Shared secret that verifies JWTs (HS256, HS384, HS512)"
     )
-    auth_secret_file: str | None = Field(None, description="The file with that secret")
-    auth_jwks_file: str | None = Field(
-        None, description="The file with the public keys of JWTs, a JWKS"
+    auth_secret_file: Annotated[str | None, Panel.AUTHENTICATION] = Field(
+        None, description="File with that shared secret"
     )
-    auth_audience: str | None = Field(
-        None, description="What a JWT has to have as its `aud`; unset: anything"
+    auth_jwks_file: Annotated[str | None, Panel.AUTHENTICATION] = Field(
+        None, description="File with the public keys that verify JWTs (JWKS)"
     )
-    auth_issuer: str | None = Field(
-        None, description="What a JWT has to have as its `iss`; unset: anything"
+    auth_audience: Annotated[str | None, Panel.AUTHENTICATION] = Field(
+        None, description="Required `aud` claim of a JWT; unset: any"
     )
-    auth_leeway_s: float = Field(
+    auth_issuer: Annotated[str | None, Panel.AUTHENTICATION] = Field(
+        None, description="Required `iss` claim of a JWT; unset: any"
+    )
+    auth_leeway_s: Annotated[float, Panel.AUTHENTICATION] = Field(
         10.0,
         ge=0,
         le=300,
-        description="Seconds by which the clock of who signs JWTs may differ",
+        description="Allowed clock skew when JWTs are verified, in seconds",
     )
-    auth_default_scopes: str = Field(
-        "", description="The scopes of a JWT that has no claim of scopes"
+    auth_default_scopes: Annotated[str, Panel.AUTHENTICATION] = Field(
+        "",
+        description="Scopes of a JWT without a scope claim, separated by spaces",
     )
-    auth_tokens_file: str | None = Field(
-        None, description="The file with the digests of static tokens and their scopes"
-    )
-    oip_models: dict[str, Any] = Field(
-        default_factory=dict, description="Options by model name, as a JSON object"
+    auth_tokens_file: Annotated[str | None, Panel.AUTHENTICATION] = Field(
+        None, description="File with the digests of static tokens and their scopes"
     )
 
     @field_validator("oip_log_level", mode="before")
@@ -248,9 +296,14 @@ class Settings(BaseModel):
         return None if value == "" else value
 
 
+OPTIONS = (*Settings.model_fields, MODELS)
+"""Every option of the server; the last one holds the options of models."""
+MODELS_DESCRIPTION = "Model options by model name, as a JSON object"
+
+
 @dataclass(frozen=True)
 class Configuration:
-    """The options in effect, where each came from, and what is left for others."""
+    """The options in effect, the source of each, and the arguments left for KServe."""
 
     settings: Settings = field(default_factory=Settings)
     origins: Values = field(default_factory=dict)
@@ -259,46 +312,65 @@ class Configuration:
     warnings: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     """All container arguments, to read the configuration again."""
+    program: Mapping[str, Any] = field(default_factory=dict)
+    """The options that a program set in its code, to read the configuration again."""
 
     def effective(self) -> Iterator[tuple[str, str, str]]:
-        """Each server option as (name, value, source), secrets masked."""
+        """Yield each server option as (name, value, source), secrets masked."""
         for name in Settings.model_fields:
-            if name != MODELS:
-                origin = self.origins.get((name,))
-                value = getattr(self.settings, name)
-                shown = origin.shown if origin and origin.secret else str(value)
-                yield name, shown, origin.source if origin else "default"
+            origin = self.origins.get((name,))
+            value = getattr(self.settings, name)
+            shown = origin.shown if origin and origin.secret else str(value)
+            yield name, shown, origin.source if origin else "default"
+
+    def read_again(self) -> tuple[Configuration, list[str]]:
+        """Return the options as their sources set them now, and a line per fault."""
+        return read(self.arguments, program=self.program)
 
 
 def read(
-    arguments: Sequence[str], environ: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    program: Mapping[str, Any] | None = None,
 ) -> tuple[Configuration, list[str]]:
-    """The configuration from container arguments, environment and properties.
+    """Return the options that program, arguments, environment and properties set.
 
-    With it comes one line for each unknown key and wrong value; such an option has its
-    default, so that the faults of what follows can be told at the same time.
+    With them comes a line for each unknown key and wrong value; such an option has its
+    default, so that the faults of later steps can be reported at the same time.
     """
     environ = os.environ if environ is None else environ
-    options = list(Settings.model_fields)
-    values, others, faults = from_arguments(arguments, options)
-    for layer, wrong in (
-        from_environment(environ, options),
-        from_properties(options),
+    program = {} if program is None else program
+    values, faults = from_program(program, OPTIONS)
+    given, others, wrong = from_arguments(arguments, OPTIONS)
+    for layer, wrong_here in (
+        (given, wrong),
+        from_environment(environ, OPTIONS),
+        from_properties(OPTIONS),
     ):
-        # a name that two layers spell differently is settled later, by this order
+        # of names that two layers spell differently the last one goes first, later
         below = {path: layer[path] for path in layer if path not in values}
         values = {**below, **values}
-        faults += wrong
-    settings, wrong = validated(Settings, values)
+        faults += wrong_here
+    settings, wrong = validate(Settings, values)
     if settings is None:
-        settings = Settings(**_valid_only(nested(values)))
-    warnings = (*_misspelt(environ), *absent())
-    found = Configuration(settings, values, tuple(others), warnings, tuple(arguments))
-    return found, [*faults, *wrong]
+        settings = Settings(**_drop_invalid(nest(values)))
+    warnings = (*_warn_of_misspelt(environ), *missing_files())
+    configuration = Configuration(
+        settings, values, tuple(others), warnings, tuple(arguments), program
+    )
+    return configuration, [*faults, *wrong]
 
 
-def reloadable(model: type[BaseModel]) -> frozenset[str]:
-    """The options of a class that may change while the host runs."""
+def panel_of(option: str) -> Panel:
+    """Return the subject by which `--help` groups an option."""
+    if option == MODELS:
+        return Panel.MODELS
+    metadata = Settings.model_fields[option].metadata
+    return next(each for each in metadata if isinstance(each, Panel))
+
+
+def reloadable_options(model: type[BaseModel]) -> frozenset[str]:
+    """Return the options of a class that may change while the host runs."""
     marked = (
         name
         for name, option in model.model_fields.items()
@@ -307,8 +379,8 @@ def reloadable(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(marked)
 
 
-def _valid_only(tree: dict[str, Any]) -> dict[str, Any]:
-    """What is left of the options without those that do not validate."""
+def _drop_invalid(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that validate."""
     try:
         Settings(**tree)
     except ValidationError as error:
@@ -317,22 +389,22 @@ def _valid_only(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def validated(
+def validate(
     model: type[M], values: Values, prefix: str = "", tree: dict[str, Any] | None = None
 ) -> tuple[M | None, list[str]]:
-    """An instance of a pydantic model and no faults, or None and a line for each.
+    """Return an instance of a pydantic model and no faults, or None and its faults.
 
-    `prefix` stands before the name of an option that nobody set; `tree` replaces the
+    `prefix` stands before the name of an option that is not set; `tree` replaces the
     object that `values` make up.
     """
     try:
-        return model(**(nested(values) if tree is None else tree)), []
+        return model(**(nest(values) if tree is None else tree)), []
     except ValidationError as error:
-        return None, [_fault(model, e, values, prefix) for e in error.errors()]
+        return None, [_explain(model, e, values, prefix) for e in error.errors()]
 
 
-def _fault(model: type[BaseModel], detail: Any, values: Values, prefix: str) -> str:
-    """One line for one of pydantic's errors: source, what was found and expected."""
+def _explain(model: type[BaseModel], detail: Any, values: Values, prefix: str) -> str:
+    """Return one line for one of pydantic's errors: source, found and expected."""
     path = tuple(str(part) for part in detail["loc"])
     if not path:  # the model as a whole: what was found may hold secrets
         return f"{prefix.rstrip('.')}: {detail['msg']}"
@@ -349,20 +421,20 @@ def _fault(model: type[BaseModel], detail: Any, values: Values, prefix: str) -> 
 
 
 def _origin_of(path: tuple[str, ...], values: Values) -> Origin | None:
-    """Who set the value at a path, or else one above or below it."""
+    """Return the origin of the value at a path, or else of one above or below it."""
     for known, origin in values.items():
         if path and (known[: len(path)] == path or path[: len(known)] == known):
             return origin
     return None
 
 
-def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
-    """Warnings for variables that look like a misspelt option.
+def _warn_of_misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable that looks like a misspelt option.
 
-    Not faults: Kubernetes itself sets such variables for a service named oip-host.
+    It is no fault: Kubernetes itself sets such variables for a service named oip-host.
     """
-    known = [name.upper() for name in Settings.model_fields]
-    others = (*known, *KSERVES, WORKER)
+    known = [name.upper() for name in OPTIONS]
+    others = (*known, *KSERVE_VARIABLES, WORKER)
     for name in environ:
         if name.startswith(_PREFIXES) and name not in others:
             close = nearest(name, known)

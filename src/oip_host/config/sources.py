@@ -1,7 +1,7 @@
-"""Where option values are found: container arguments, environment, properties.
+"""The sources of option values: program, container arguments, environment, properties.
 
 Each source gives its values by path, with the name under which a person set them. The
-values are text still, but for what a JSON object of model options holds.
+values are still text, except those of a program and of a JSON object of model options.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ __all__ = [
     "MODELS",
     "Origin",
     "Values",
-    "absent",
     "flag",
     "from_arguments",
     "from_environment",
+    "from_program",
     "from_properties",
-    "nested",
+    "missing_files",
+    "nest",
     "property_files",
 ]
 
@@ -43,7 +44,7 @@ _SECRET = re.compile(r"secret|password|token|credential|api_?key", re.IGNORECASE
 
 @dataclass(frozen=True)
 class Origin:
-    """A value as it was found, and where."""
+    """A value as its source sets it, and the name of that source."""
 
     value: Any
     source: str
@@ -52,7 +53,7 @@ class Origin:
 
     @property
     def shown(self) -> str:
-        """The value as a person may see it."""
+        """The value as a person may see it: masked if it is a secret."""
         return "********" if self.secret else repr(self.value)
 
 
@@ -67,16 +68,36 @@ def _origin(
 
 
 def flag(name: str) -> str:
-    """The container argument of an option: `kserve_http_port` is `--http_port`."""
+    """Return the container argument of an option: `kserve_http_port`, `--http_port`."""
     return "--" + re.sub(r"^(kserve|oip)_", "", name)
+
+
+def from_program(
+    program: Mapping[str, Any], options: Iterable[str]
+) -> tuple[Values, list[str]]:
+    """Return the values that a program set in its code, by their arguments' names.
+
+    A path may be a `Path`, and model options may be an object or its JSON. None leaves
+    an option to the other sources. A fault is JSON that is not an object.
+    """
+    values: Values = {}
+    faults: list[str] = []
+    for name in options:
+        key = flag(name).removeprefix("--")
+        value = program.get(key)
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if value is not None:
+            values |= _parse((name,), value, f"{key} in the program", faults)
+    return values, faults
 
 
 def from_arguments(
     arguments: Sequence[str], options: Iterable[str]
 ) -> tuple[Values, list[str], list[str]]:
-    """The host's container arguments, the others as they stood, and faults.
+    """Return the host's container arguments, the other arguments, and faults.
 
-    A fault is an argument without its value, or JSON that is no object.
+    A fault is an argument without its value, or JSON that is not an object.
     """
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
@@ -90,7 +111,7 @@ def from_arguments(
         if text is None:
             faults.append(f"{flag(name)}: found no value, expected {flag(name)}=…")
         else:
-            values |= _read((name,), text, flag(name), faults)
+            values |= _parse((name,), text, flag(name), faults)
     others: list[str] = []
     tokens = iter(rest)
     for token in tokens:
@@ -106,15 +127,16 @@ def from_arguments(
 def from_environment(
     environ: Mapping[str, str], options: Iterable[str]
 ) -> tuple[Values, list[str]]:
-    """Environment variables; `OIP_MODELS__FRAUD__MAX_QUEUE` is an option of a model.
+    """Return the values of environment variables, and faults.
 
-    A fault is JSON in `OIP_MODELS` that is no object.
+    `OIP_MODELS__FRAUD__MAX_QUEUE` is an option of a model. A fault is JSON in
+    `OIP_MODELS` that is not an object.
     """
     values: Values = {}
     faults: list[str] = []
     for name in options:
         if name.upper() in environ:
-            values |= _read((name,), environ[name.upper()], name.upper(), faults)
+            values |= _parse((name,), environ[name.upper()], name.upper(), faults)
     for name, text in environ.items():
         if name.startswith("OIP_MODELS__"):
             path = (MODELS, *name.lower().split("__")[1:])
@@ -123,67 +145,71 @@ def from_environment(
 
 
 def from_properties(options: Iterable[str]) -> tuple[Values, list[str]]:
-    """Krausening's `oip.properties`, decrypted, later layers over earlier ones.
+    """Return the decrypted values of Krausening's `oip.properties`, and faults.
 
-    Krausening expands variables of the process's environment in the values, so its own
-    variables are looked up there too; where none of them is set it is not even
-    imported. A fault is an unknown property, a value that does not decrypt, and a file
-    that cannot be read.
+    Later layers go before earlier ones. Krausening expands variables of the process's
+    environment in the values, so its own variables are looked up there too; if none of
+    them is set, it is not even imported. A fault is an unknown property, a value that
+    does not decrypt, and a file that cannot be read.
     """
     paths = _paths()
     if not paths:
         return {}, []
-    found, faults = _layered(paths)
+    properties, faults = _load_layers(paths)
     known = [name for name in options if name != MODELS]
     values: Values = {}
-    for key, raw in found.data.items():
+    for key in properties.data:
         if key not in known and not key.startswith("models."):
-            faults.append(
-                f"{PROPERTIES}: unknown property {key!r}{nearest(key, known)}"
-            )
-            continue
-        path = (MODELS, *key.split(".")[1:]) if "." in key else (key,)
-        encrypted = raw.startswith("ENC(")
-        try:
-            value = _decrypted(found, key, encrypted)
-        except ConfigurationError as error:
-            faults.extend(error.faults)
+            line = f"{PROPERTIES}: unknown property {key!r}{nearest(key, known)}"
+            faults.append(line)
         else:
-            values[path] = _origin(path, value, f"{key} in {PROPERTIES}", encrypted)
+            values |= _property(properties, key, faults)
     return values, faults
 
 
+def _property(properties: Any, key: str, faults: list[str]) -> Values:
+    """Return the value of one property; one that does not decrypt is a fault."""
+    path = (MODELS, *key.split(".")[1:]) if "." in key else (key,)
+    encrypted = properties.data[key].startswith("ENC(")
+    try:
+        value = _decrypt(properties, key, encrypted)
+    except ConfigurationError as error:
+        faults.extend(error.faults)
+        return {}
+    return {path: _origin(path, value, f"{key} in {PROPERTIES}", encrypted)}
+
+
 def property_files() -> list[Path]:
-    """Where `oip.properties` is looked for, the later ones over the earlier ones."""
+    """Return the paths of `oip.properties`, in the order in which they are read."""
     return list(_paths().values())
 
 
-def absent() -> Iterator[str]:
-    """A warning where directories are named, and none of them has the file."""
+def missing_files() -> Iterator[str]:
+    """Yield a warning if directories are named, and none of them has the file."""
     paths = property_files()
     if not paths or not all(path.parent.is_dir() for path in paths):
-        return  # which is a fault
+        return  # a missing directory is a fault
     if not any(path.exists() for path in paths):
         yield f"no {PROPERTIES} in {', '.join(str(path.parent) for path in paths)}"
 
 
 def _paths() -> dict[str, Path]:
-    """The file of each of Krausening's variables that is set."""
-    set_ = {name: os.environ[name] for name in _KRAUSENING if os.getenv(name)}
-    return {name: Path(directory, PROPERTIES) for name, directory in set_.items()}
+    """Return the path of the file for each of Krausening's variables that is set."""
+    directories = {name: os.getenv(name) for name in _KRAUSENING}
+    return {n: Path(each, PROPERTIES) for n, each in directories.items() if each}
 
 
-def _layered(paths: Mapping[str, Path]) -> tuple[Any, list[str]]:
-    """The properties in the files, and the faults of those that cannot be read.
+def _load_layers(paths: Mapping[str, Path]) -> tuple[Any, list[str]]:
+    """Return the properties in the files, and a fault for each unreadable file.
 
-    As `PropertyManager.get_properties` reads them; but that one replaces an encrypted
-    value by its clear text, raises for all at the first wrong one, and starts threads
-    that watch the directories.
+    They are read as by `PropertyManager.get_properties`, which also replaces encrypted
+    values by their clear text, raises for all at the first wrong one, and starts
+    threads that watch the directories.
     """
     from krausening.properties.property_manager import EncryptableProperties, Properties
 
     password = os.environ.get("KRAUSENING_PASSWORD")
-    found = EncryptableProperties(password) if password else Properties()
+    properties = EncryptableProperties(password) if password else Properties()
     faults: list[str] = []
     for name, path in paths.items():
         if not path.parent.is_dir():
@@ -191,13 +217,13 @@ def _layered(paths: Mapping[str, Path]) -> tuple[Any, list[str]]:
         elif path.exists():
             try:
                 with path.open() as file:
-                    found.load(file)
+                    properties.load(file)
             except (OSError, ValueError) as error:
                 faults.append(f"{path} cannot be read: {error}")
-    return found, faults
+    return properties, faults
 
 
-def _decrypted(properties: Any, key: str, encrypted: bool) -> str:
+def _decrypt(properties: Any, key: str, encrypted: bool) -> str:
     if encrypted and not os.environ.get("KRAUSENING_PASSWORD"):
         raise ConfigurationError(
             [f"{PROPERTIES}: {key} is encrypted, set KRAUSENING_PASSWORD"]
@@ -210,19 +236,20 @@ def _decrypted(properties: Any, key: str, encrypted: bool) -> str:
         ) from None
 
 
-def _read(path: tuple[str, ...], text: str, source: str, faults: list[str]) -> Values:
-    """One option's value, or the leaves of the JSON object that `oip_models` takes.
+def _parse(path: tuple[str, ...], value: Any, source: str, faults: list[str]) -> Values:
+    """Return one option's value, or the leaves of the object that `oip_models` takes.
 
-    The fault of one that is no object goes to `faults`, without the text: that may hold
+    The fault of another value goes to `faults`, without its text, which may hold
     secrets.
     """
     if path != (MODELS,):
-        return {path: _origin(path, text, source)}
+        return {path: _origin(path, value, source)}
     found = "another value"
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        value, found = None, f"no JSON ({error})"
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            value, found = None, f"invalid JSON ({error})"
     if not isinstance(value, dict):
         faults.append(f"{source}: found {found}, expected a JSON object")
         return {}
@@ -230,8 +257,9 @@ def _read(path: tuple[str, ...], text: str, source: str, faults: list[str]) -> V
 
 
 def _leaves(path: tuple[str, ...], value: Any, source: str) -> Values:
-    setting = len(path) > 3  # whose value may be an empty object
-    if not isinstance(value, dict) or (setting and not value):
+    """Return the leaves of an object; a handler's setting may be an empty object."""
+    is_setting = len(path) > 3
+    if not isinstance(value, dict) or (is_setting and not value):
         return {path: _origin(path, value, f"{source} ({'.'.join(path[1:])})")}
     leaves: Values = {}
     for key, inner in value.items():
@@ -239,8 +267,8 @@ def _leaves(path: tuple[str, ...], value: Any, source: str) -> Values:
     return leaves
 
 
-def nested(values: Values) -> dict[str, Any]:
-    """The values as one object; a value above another's path gives way to it."""
+def nest(values: Values) -> dict[str, Any]:
+    """Return the values as one object; a value gives way to one below its path."""
     tree: dict[str, Any] = {}
     for path, origin in sorted(values.items(), key=lambda item: len(item[0])):
         branch = tree

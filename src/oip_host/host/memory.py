@@ -1,4 +1,4 @@
-"""The process's memory: what the allocator keeps, and what the collector looks at."""
+"""The memory of the process: what the allocator keeps, what the collector visits."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import ctypes
 import gc
 import os
 
-__all__ = ["keep_large_blocks", "settle"]
+__all__ = ["freeze_objects", "keep_large_blocks"]
 
 # parameters of mallopt(3)
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _LEAST_THRESHOLD, _MOST_THRESHOLD = 128 << 10, 32 << 20
-"""glibc's own size of a block from which it is mapped, and the largest it takes."""
+"""glibc's default size from which a block is mapped, and the largest it accepts."""
 _MOST = 2**31 - 1
-"""The largest number that mallopt takes; of a larger one C makes another."""
+"""The largest number that mallopt accepts: its parameter is a C int."""
 
 
 def keep_large_blocks(most_bytes: int) -> bool:
-    """Have glibc keep up to `most_bytes` of free memory, rather than give it back.
+    """Let glibc keep up to `most_bytes` of free memory; return whether it does.
 
-    Left alone, it returns each block of some 100 kB to the kernel, and every page of
-    the next tensor is a page fault: for tensors that is the larger part of a request.
-    False where there is no glibc, where `most_bytes` is 0, or where a `MALLOC_…`
-    variable says that somebody has thought about it already.
+    By default it returns each block of some 100 kB to the kernel, and every page of the
+    next tensor is a page fault, which is most of the time of a large request. Nothing
+    changes without glibc, if `most_bytes` is 0, or if a `MALLOC_…` variable shows that
+    somebody has set this already.
     """
     if not most_bytes or any(name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -42,10 +42,10 @@ def keep_large_blocks(most_bytes: int) -> bool:
     )
 
 
-def settle() -> None:
-    """Leave all objects that are there out of later collections, which come seldom.
+def freeze_objects() -> None:
+    """Exempt all existing objects from later collections, and make these rare.
 
-    What was imported and loaded stays, and looking through it again is most of what a
+    What was imported and loaded stays, and visiting it again is most of what a
     collection costs; a request leaves no cycles behind.
     """
     gc.freeze()

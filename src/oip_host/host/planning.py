@@ -3,44 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 from oip_handler.errors import HandlerFault
-from oip_host.config import model_options as options
-from oip_host.config.model_options import ModelOptions
-from oip_host.config.settings import Configuration
+from oip_host.config.model_options import (
+    OF_REPLICAS,
+    Key,
+    ModelOptions,
+    group_by_model,
+    label,
+)
 from oip_host.config.sources import Values
+from oip_host.host.model_configuration import (
+    ImportedHandler,
+    ModelConfiguration,
+    configure_model,
+    import_for,
+)
+from oip_host.host.replication import find_missing_tools, replicated_source
 from oip_host.models.construction import construct_handler
 from oip_host.models.model import Model
-from oip_host.plugins import discovery as plugins
-from oip_host.plugins.discovery import Choice
+from oip_host.plugins.choice import Choice
 from oip_host.replicas.cluster import Cluster
-from oip_host.replicas.handler import Replicated, deployment_options
-from oip_host.replicas.replica import Blueprint, Given, local_path
 from oip_host.telemetry import crash_report as crash
 from oip_host.telemetry.observer import Observer
 
-__all__ = ["Planned", "plan"]
+__all__ = [
+    "Plan",
+    "PlannedModel",
+    "SkippedHandler",
+    "Wiring",
+    "plan",
+]
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedModel:
     """A model of the host and where it comes from."""
 
     model: Model
     choice: Choice | None = None
     values: Values = field(default_factory=dict)
-    """What was set for the model, by path below `models.<name>`."""
+    """What is set for the model, by path below `models.<name>`."""
     handler: Any = None
-    """Its class or factory, where the host itself imports it."""
+    """Its class or factory, if the host itself imports it."""
+
+    @property
+    def key(self) -> Key:
+        """The name and the version of the model."""
+        return self.model.name, self.model.version
 
     def effective(self) -> Iterator[tuple[str, str, str]]:
-        """Each option of the model as (name, value, source), secrets masked."""
-        prefix = f"models.{options.label((self.model.name, self.model.version))}."
-        unused = () if self.model.options.replicated else options.OF_REPLICAS
+        """Yield each option of the model as (name, value, source), secrets masked."""
+        prefix = f"models.{label(self.key)}."
+        unused = () if self.model.options.replicated else OF_REPLICAS
         for name in ModelOptions.model_fields:
             hidden = name == "settings" or name in unused
             if not hidden and (name,) not in self.values:
@@ -50,137 +68,102 @@ class Planned:
             yield prefix + ".".join(path), origin.shown, origin.source
 
 
-def plan(
-    choices: Sequence[Choice],
-    configuration: Configuration,
-    observer: Observer,
-    cluster: Cluster,
-    model_class: type[Model] = Model,
-) -> tuple[list[Planned], list[str], list[str]]:
-    """The models to serve, the faults of their options, and warnings.
+@dataclass(frozen=True)
+class SkippedHandler:
+    """An installed handler that nobody named, and that cannot run as configured."""
 
-    Those with replicas have them in the cluster.
-    """
-    keys = [(choice.item.model, choice.item.version) for choice in choices]
-    values, warnings = options.by_model(configuration.origins, keys)
-    model_dir = configuration.settings.oip_model_dir
-    planned: list[Planned] = []
-    faults: list[str] = []
-    for choice, key in zip(choices, keys, strict=True):
-        chosen, wrong = options.model_options(key, values[key])
-        found = _found(choice, chosen)
-        if found.apart:
-            values[key] = options.masked(None, values[key])
-        elif found.reason is None:
-            values[key] = options.masked(found.handler, values[key])
-            untouched = not values[key]
-            values[key] = options.located(found.handler, key, values[key], model_dir)
-            made, unset = options.handler_settings(
-                found.handler, key, values[key], model_dir
-            )
-            if unset and not choice.named and untouched:
-                warnings.append(f"handler '{choice.item.handler}' is passed over: "
-                                f"{'; '.join(unset)}")  # fmt: skip
-                continue
-            wrong += unset
-            if made is not None:
-                found.arguments["settings"] = made
-        faults += wrong
-        chosen = chosen or ModelOptions()
-        source: partial[Any] = partial(_made, choice, found)
-        if chosen.replicated:
-            faults += _unfit(choice, chosen)
-            given = Given(values[key], model_dir) if found.apart else None
-            source = _elsewhere(choice, found, chosen, given, cluster)
-        item = choice.item
-        model = model_class(
-            item.model, source, version=item.version, optional=item.optional,
-            options=chosen, observer=observer,
-        )  # fmt: skip
-        model.handled_by = crash.named(choice.entry)
-        handler = None if found.apart else found.handler
-        planned.append(Planned(model, choice, values[key], handler))
-    return planned, faults, warnings
+    choice: Choice
+    reason: str
+
+    @property
+    def handler(self) -> str:
+        """The name of the handler, as the selection has it."""
+        return self.choice.item.handler
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the host knows of a handler before it is constructed."""
+class Plan:
+    """The models to serve, the handlers to skip, and what is wrong or doubtful."""
 
-    handler: Any
-    reason: str | None = None
-    """Why it does not import."""
-    apart: bool = False
-    """Whether only the replicas, in an environment of their own, import it."""
-    arguments: dict[str, Any] = field(default_factory=dict)
+    models: tuple[PlannedModel, ...] = ()
+    skipped: tuple[SkippedHandler, ...] = ()
+    faults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-
-def _found(choice: Choice, chosen: ModelOptions | None) -> _Found:
-    if chosen is not None and (chosen.py_executable or chosen.runtime_env):
-        return _Found(choice.entry.target, apart=True)
-    return _Found(*plugins.load(choice.entry))
+    def with_faults(self, first: Sequence[str]) -> Plan:
+        """Return the same plan, with these faults before its own."""
+        return replace(self, faults=(*first, *self.faults))
 
 
-def _made(choice: Choice, found: _Found) -> Any:
-    """The handler, in the host itself."""
-    if found.reason is not None:
-        raise HandlerFault(found.reason)
-    return construct_handler(
-        found.handler, choice.item.model, choice.entry.target, found.arguments
-    )
+@dataclass(frozen=True)
+class Wiring:
+    """The parts of the host that every model is connected to."""
+
+    model_dir: str | None
+    observer: Observer
+    cluster: Cluster
+    model_class: type[Model] = Model
 
 
-def _unfit(choice: Choice, chosen: ModelOptions) -> list[str]:
-    """What stands against replicas of a model, a line for each fault."""
-    name = f"models.{options.label((choice.item.model, choice.item.version))}"
-    faults = []
-    if find_spec("ray") is None:
-        faults.append(
-            f"{name}: replicas need Ray, which is not installed: "
-            "pip install 'oip-host[ray]'"
+def plan(choices: Sequence[Choice], origins: Values, wiring: Wiring) -> Plan:
+    """Return the models to serve; those with replicas have them in the cluster.
+
+    Handlers are imported and not constructed. A handler that nobody named and for which
+    nothing is set is skipped if it lacks a required setting.
+    """
+    values, warnings = group_by_model(origins, [choice.key for choice in choices])
+    models: list[PlannedModel] = []
+    skipped: list[SkippedHandler] = []
+    faults: list[str] = []
+    for choice in choices:
+        imported = import_for(choice, values[choice.key])
+        configured = configure_model(
+            choice.key, values[choice.key], imported.handler, wiring.model_dir
         )
-    if {"pip", "uv"} & set(chosen.runtime_env) and find_spec("pip") is None:
-        faults.append(
-            f"{name}.runtime_env: Ray installs packages with pip, which is not in the "
-            "host's environment; install it, or use py_executable"
-        )
-    return faults
+        is_wanted = choice.named or values[choice.key]
+        if configured.setting_faults and not is_wanted:
+            skipped.append(SkippedHandler(choice, _needs(configured.setting_faults)))
+        else:
+            models.append(_build_model(choice, imported, configured, wiring))
+            faults += configured.faults
+            faults += find_missing_tools(choice.key, configured.options)
+    return Plan(tuple(models), tuple(skipped), tuple(faults), tuple(warnings))
 
 
-def _elsewhere(
+def _needs(faults: Sequence[str]) -> str:
+    """Return what a handler lacks, from the faults of its settings."""
+    lacking = (fault.replace(": required, but not set", "", 1) for fault in faults)
+    return f"needs {', '.join(lacking)}"
+
+
+def _build_model(
     choice: Choice,
-    found: _Found,
-    chosen: ModelOptions,
-    given: Given | None,
-    cluster: Cluster,
-) -> partial[Replicated]:
-    """What makes the handler that asks the replicas."""
-    blueprint = Blueprint(
-        choice.item.model,
-        choice.item.version,
-        found.handler,
-        choice.entry.target,
-        found.arguments,
-        given,
-        chosen.max_concurrency,
-        () if found.apart else local_path(),
-    )
-
-    # a reload has new replicas beside the old ones
-    cpus = 1.0 if chosen.num_cpus is None else chosen.num_cpus
-    cluster.expect(2 * chosen.most_replicas * cpus)
-    return partial(_asking, cluster, blueprint, found, chosen)
+    imported: ImportedHandler,
+    configured: ModelConfiguration,
+    wiring: Wiring,
+) -> PlannedModel:
+    """Return the model of a choice, which constructs its handler when it loads."""
+    options = configured.options or ModelOptions()
+    source: partial[Any] = partial(_construct, choice, imported, configured.arguments)
+    if options.replicated:
+        source = replicated_source(
+            choice, imported, configured, wiring.cluster, wiring.model_dir
+        )
+    item = choice.item
+    model = wiring.model_class(
+        item.model, source, version=item.version, optional=item.optional,
+        options=options, observer=wiring.observer,
+    )  # fmt: skip
+    model.handled_by = crash.named(choice.entry)
+    return PlannedModel(model, choice, configured.values, imported.handler)
 
 
-def _asking(
-    cluster: Cluster, blueprint: Blueprint, found: _Found, chosen: ModelOptions
-) -> Replicated:
-    if found.reason is not None:
-        raise HandlerFault(found.reason)
-    return Replicated(
-        cluster,
-        blueprint,
-        deployment_options(found.handler, chosen),
-        most_replicas=chosen.most_replicas,
-        idempotent=chosen.idempotent,
+def _construct(
+    choice: Choice, imported: ImportedHandler, arguments: dict[str, Any]
+) -> Any:
+    """Return the handler, in the host itself; raises HandlerFault."""
+    if imported.reason is not None:
+        raise HandlerFault(imported.reason)
+    return construct_handler(
+        imported.handler, choice.item.model, choice.entry.target, arguments
     )

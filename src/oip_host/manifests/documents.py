@@ -6,54 +6,48 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import pluggy
 import yaml
 
-from oip_host.config import model_options as options
-from oip_host.config import selection, settings
-from oip_host.config.settings import KSERVES
+from oip_host.config.model_options import Key, group_by_model, parse_model_options
+from oip_host.config.settings import KSERVE_VARIABLES, Configuration
 from oip_host.errors import ConfigurationError
 from oip_host.manifests import target
-from oip_host.manifests.environment import carried, escaped
-from oip_host.manifests.pod import Document, Pod, listed
-from oip_host.plugins import discovery as plugins
+from oip_host.manifests.environment import container_environment, escape
+from oip_host.manifests.pod import Document, Pod, list_variables
 
-__all__ = ["configured", "documents", "notices", "text"]
+__all__ = ["configure", "documents", "dump", "notices"]
 
 FORMAT = "oip-handler"
 """The model format for which KServe selects the runtime."""
 
 
-def configured(
-    arguments: Sequence[str], manager: pluggy.PluginManager
+def configure(
+    configuration: Configuration, models: Sequence[Key], faults: Sequence[str]
 ) -> tuple[Pod, list[str]]:
-    """What is to be deployed, and warnings; imports no handler.
+    """Return what is to be deployed, and warnings; imports no handler.
 
-    Raises ConfigurationError with every fault of the options, the selection and what
-    the manifest is made for.
+    Raises ConfigurationError with these faults and those of the models' options and of
+    the manifest's own.
     """
-    configuration, faults = settings.read(arguments)
+    settings = configuration.settings
     aim, others, wrong = target.read(configuration.kserve_arguments)
-    tls, unknown = _of_kserve(others)
-    tls |= configuration.settings.oip_tls_cert_file is not None
-    wanted, malformed = selection.parse(configuration.settings.oip_handlers)
-    choices, missing = plugins.choose(wanted, plugins.offered(manager))
-    keys = [(choice.item.model, choice.item.version) for choice in choices]
-    values, warnings = options.by_model(configuration.origins, keys)
-    taken = carried(configuration, keys, aim.secret)
-    faults += [*wrong, *unknown, *malformed, *missing, *taken.faults]
-    for key in keys:
-        faults += options.model_options(key, values[key])[1]
-    faults += target.unfit(aim, configuration.settings, tls)
+    has_kserve_tls, unknown = _parse_kserve_arguments(others)
+    has_tls = has_kserve_tls or settings.oip_tls_cert_file is not None
+    values, warnings = group_by_model(configuration.origins, models)
+    environment = container_environment(configuration, models, aim.secret)
+    faults = [*faults, *wrong, *unknown, *environment.faults]
+    for key in models:
+        faults += parse_model_options(key, values[key])[1]
+    faults += target.find_conflicts(aim, settings, has_tls)
     if faults:
         raise ConfigurationError(faults)
-    pod = Pod(aim, configuration.settings, taken, tuple(others), tls)
+    pod = Pod(aim, settings, environment, tuple(others), has_tls)
     return pod, [*configuration.warnings, *warnings]
 
 
-def _of_kserve(arguments: Sequence[str]) -> tuple[bool, list[str]]:
-    """Whether KServe's own options ask for TLS, and the faults of those options."""
-    if not arguments and not any(os.environ.get(name) for name in KSERVES):
+def _parse_kserve_arguments(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Return whether KServe's own options ask for TLS, and the faults of them."""
+    if not arguments and not any(os.environ.get(name) for name in KSERVE_VARIABLES):
         return False, []
     from oip_host.kserve.api import server_arguments
 
@@ -62,10 +56,10 @@ def _of_kserve(arguments: Sequence[str]) -> tuple[bool, list[str]]:
 
 
 def documents(pod: Pod) -> list[Document]:
-    """An InferenceService, with a runtime where one is asked for, or a Deployment.
+    """Return an InferenceService, with a runtime if wanted, or a Deployment.
 
-    Without a storage URI a runtime comes alone: KServe takes a service with a runtime
-    and nothing to fetch for one that TrainedModels manage, and adds an agent to it.
+    Without a storage URI there is a runtime alone: a service with a runtime and nothing
+    to download is to KServe one that TrainedModels manage, and it adds an agent to it.
     """
     aim = pod.target
     if not aim.has_kserve:
@@ -75,7 +69,7 @@ def documents(pod: Pod) -> list[Document]:
         # KServe's default is V1
         variables["PROTOCOL"] = {"value": "v2"}
         if aim.storage_uri is not None:
-            variables["STORAGE_URI"] = {"value": escaped(aim.storage_uri)}
+            variables["STORAGE_URI"] = {"value": escape(aim.storage_uri)}
         containers = [pod.container(variables)]
         return [_inference_service(pod, {"containers": containers}, pod.volumes())]
     if aim.storage_uri is None:
@@ -84,8 +78,8 @@ def documents(pod: Pod) -> list[Document]:
 
 
 def notices(pod: Pod) -> Iterator[str]:
-    """What a manifest cannot hold, and whoever applies it has to see to."""
-    aim, known = pod.target, pod.carried
+    """Yield what a manifest cannot hold, and is left to the one who applies it."""
+    aim, known = pod.target, pod.environment
     if known.secrets:
         keys = " ".join(f"--from-literal={key}=..." for key in known.secrets)
         where = f" --namespace={aim.namespace}" if aim.namespace else ""
@@ -96,30 +90,34 @@ def notices(pod: Pod) -> Iterator[str]:
     if pod.settings.auth_enabled and pod.shared:
         yield "/metrics needs a token; set oip_probe_port, or give Prometheus one"
     for file in known.files:
-        yield f"{file}: has to be there in the container; mount it"
+        yield f"{file}: has to exist in the container; mount it"
     if known.open_settings:
         yield (
-            "settings of handlers are printed as they are, for only a handler can tell "
+            "settings of handlers are printed as they are, since only a handler knows "
             f"what is secret: {', '.join(known.open_settings)}"
         )
     if aim.runtime != "none" and aim.storage_uri is None:
         yield (
-            "the runtime comes without an InferenceService, for KServe needs a "
-            "--storage_uri in one; for models from the image leave --runtime out"
+            "the runtime is printed without an InferenceService, which needs a "
+            "--storage_uri; for models from the image leave --runtime out"
         )
     if aim.knative and pod.settings.kserve_enable_grpc:
-        yield "Knative exposes one port, which is that of REST; gRPC is not reached"
+        yield "Knative exposes one port, that of REST; gRPC cannot be reached"
     if aim.knative and aim.check:
         yield (
-            "Knative takes init containers only where its feature "
+            "Knative accepts init containers only if its feature "
             "kubernetes.podspec-init-containers is enabled"
         )
 
 
-def text(found: Iterable[Document]) -> str:
-    """The documents as YAML that every reader understands in the same way."""
+def dump(documents: Iterable[Document]) -> str:
+    """Return the documents as YAML that every reader understands in the same way."""
     return yaml.dump_all(
-        found, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
+        documents,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=float("inf"),
     )
 
 
@@ -127,20 +125,23 @@ class _Dumper(yaml.SafeDumper):
     """YAML in which what could be a number is quoted, and nothing is an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
+        """Return that everything is written in full."""
         return True
 
 
-def _quoted(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+def _quote(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    """Return text with quotes if a reader could take it for something else."""
     # PyYAML leaves 1e3 bare, which Kubernetes reads as a number
     bare = value[:1].isalpha() or value[:1] == "/"
     style = None if bare else "'" if '"' in value else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-_Dumper.add_representer(str, _quoted)
+_Dumper.add_representer(str, _quote)
 
 
 def _metadata(pod: Pod, name: str) -> Document:
+    """Return the metadata of an object in the namespace, if one is given."""
     namespace = pod.target.namespace
     return {"name": name, **({"namespace": namespace} if namespace else {})}
 
@@ -148,6 +149,7 @@ def _metadata(pod: Pod, name: str) -> Document:
 def _inference_service(
     pod: Pod, served: Document, volumes: Sequence[Document]
 ) -> Document:
+    """Return the InferenceService whose predictor serves what is given."""
     aim = pod.target
     mode = {"serving.kserve.io/deploymentMode": aim.mode}
     most = {"maxReplicas": aim.max_replicas} if aim.max_replicas else {}
@@ -169,23 +171,24 @@ def _inference_service(
 
 
 def _model(pod: Pod) -> Document:
-    """What the service adds to its runtime."""
-    variables = pod.carried.models
+    """Return what the service adds to its runtime."""
+    variables = pod.environment.models
     return {
         "modelFormat": {"name": FORMAT, "version": "1"},
         "runtime": _runtime_name(pod),
         "protocolVersion": "v2",
         "storageUri": pod.target.storage_uri,
-        **({"env": listed(variables)} if variables else {}),
+        **({"env": list_variables(variables)} if variables else {}),
     }
 
 
 def _runtime_name(pod: Pod) -> str:
+    """Return the name of the runtime."""
     return f"{pod.target.name}-runtime"
 
 
 def _runtime(pod: Pod) -> Document:
-    """The runtime without the models; `multiModel` means ModelMesh, and is unset."""
+    """Return the runtime without the models; `multiModel` would mean ModelMesh."""
     everywhere = pod.target.runtime == "cluster"
     name = _runtime_name(pod)
     return {
@@ -205,6 +208,7 @@ def _runtime(pod: Pod) -> Document:
 
 
 def _labels(pod: Pod) -> dict[str, str]:
+    """Return the labels by which Service and Deployment find the pods."""
     return {
         "app.kubernetes.io/name": "oip-host",
         "app.kubernetes.io/instance": pod.target.name,
@@ -212,6 +216,7 @@ def _labels(pod: Pod) -> dict[str, str]:
 
 
 def _deployment(pod: Pod) -> Document:
+    """Return the Deployment for a cluster without KServe."""
     labels = _labels(pod)
     container = pod.container(pod.variables(models=True))
     return {
@@ -232,6 +237,7 @@ def _deployment(pod: Pod) -> Document:
 
 
 def _service(pod: Pod) -> Document:
+    """Return the Service before the Deployment."""
     ports = [
         {"name": p["name"], "port": p["containerPort"], "targetPort": p["name"]}
         for p in pod.ports()

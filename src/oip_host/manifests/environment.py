@@ -1,4 +1,4 @@
-"""How the options in effect get into a container: as variables, or from a Secret."""
+"""The options in effect as a container's environment: plain, or from a Secret."""
 
 from __future__ import annotations
 
@@ -10,84 +10,85 @@ from typing import Any
 
 import orjson
 
-from oip_host.config import model_options as options
-from oip_host.config.model_options import Key
-from oip_host.config.settings import KSERVES, Configuration, Settings
-from oip_host.config.sources import MODELS, Origin, from_environment, nested
+from oip_host.config.model_options import Key, group_by_model
+from oip_host.config.settings import KSERVE_VARIABLES, Configuration, Settings
+from oip_host.config.sources import MODELS, Origin, from_environment, nest
 
-__all__ = ["Carried", "carried", "escaped"]
+__all__ = ["ContainerEnvironment", "container_environment", "escape"]
 
 Path = tuple[str, ...]
 Entry = dict[str, Any]
-"""A variable as a container's `env` has it."""
+"""The value of a variable, as a container's `env` has it."""
 
 
 @dataclass(frozen=True)
-class Carried:
-    """What a container is given, and what whoever deploys it has to know."""
+class ContainerEnvironment:
+    """The variables of a container, and what one who deploys it has to know."""
 
     server: Mapping[str, Entry] = field(default_factory=dict)
     """The variables of the server's options, by name."""
     models: Mapping[str, Entry] = field(default_factory=dict)
-    """The variables that say which models are served, and with which options."""
+    """The variables that select the models and set their options."""
     secrets: tuple[str, ...] = ()
     """The keys that the Secret needs."""
     files: tuple[str, ...] = ()
     """The options that name a file or a directory, with its name."""
     open_settings: tuple[str, ...] = ()
-    """The settings of handlers that are spelled out."""
+    """The settings of handlers that are printed as they are."""
     faults: tuple[str, ...] = ()
 
 
-def escaped(text: str) -> str:
-    """Text that Kubernetes hands over as it is; it expands `$(NAME)`."""
+def escape(text: str) -> str:
+    """Return text that Kubernetes hands over unchanged; it expands `$(NAME)`."""
     return text.replace("$", "$$")
 
 
-def carried(
+def container_environment(
     configuration: Configuration,
     models: Sequence[Key],
     secret: str,
     environ: Mapping[str, str] | None = None,
-) -> Carried:
-    """Every option that somebody set, in variables; what is secret from a Secret.
+) -> ContainerEnvironment:
+    """Return every option that is set, as variables; secrets come from a Secret.
 
-    Variables and not arguments: whoever changes a manifest later, a patch or KServe's
-    merge of a runtime, can change one variable, but only all arguments.
+    They are variables and not arguments: a later change of a manifest, a patch or
+    KServe's merge of a runtime, can change one variable, but only all arguments.
     """
     environ = os.environ if environ is None else environ
-    found = {
-        **{name.upper(): origin for name, origin in _of_server(configuration)},
-        **{n: Origin(environ[n], n) for n in KSERVES if environ.get(n)},
+    origins = {
+        **{name.upper(): origin for name, origin in _server_options(configuration)},
+        **{n: Origin(environ[n], n) for n in KSERVE_VARIABLES if environ.get(n)},
     }
-    shown, hidden, faults = _of_models(configuration, models)
-    tree = nested(shown).get(MODELS)
-    plain = {"OIP_MODELS": _plain(orjson.dumps(tree).decode())} if tree else {}
-    selection = found.pop("OIP_HANDLERS", None)
+    shown, hidden, faults = _model_options(configuration, models)
+    tree = nest(shown).get(MODELS)
+    plain = {"OIP_MODELS": _literal(orjson.dumps(tree).decode())} if tree else {}
+    selection = origins.pop("OIP_HANDLERS", None)
     if selection is not None:
-        plain["OIP_HANDLERS"] = _plain(str(selection.value))
-    entries = {name: _entry(name, origin, secret) for name, origin in found.items()}
-    return Carried(
+        plain["OIP_HANDLERS"] = _literal(str(selection.value))
+    entries = {name: _entry(name, origin, secret) for name, origin in origins.items()}
+    in_secret = [name for name, entry in entries.items() if "valueFrom" in entry]
+    return ContainerEnvironment(
         entries,
-        plain | {name: _referred(name, secret) for name in hidden},
-        tuple(sorted([n for n, e in entries.items() if "valueFrom" in e] + hidden)),
-        tuple(f"{o.source} ({o.value})" for n, o in found.items() if _names_file(n)),
+        plain | {name: _from_secret(name, secret) for name in hidden},
+        tuple(sorted(in_secret + hidden)),
+        tuple(f"{o.source} ({o.value})" for n, o in origins.items() if _names_file(n)),
         tuple(".".join(path[1:]) for path in shown if "settings" in path[2:-1]),
         tuple(faults),
     )
 
 
-def _of_server(configuration: Configuration) -> Iterator[tuple[str, Origin]]:
+def _server_options(configuration: Configuration) -> Iterator[tuple[str, Origin]]:
+    """Yield each option of the server that is set."""
     for name in Settings.model_fields:
         origin = configuration.origins.get((name,))
-        if name != MODELS and origin is not None:
+        if origin is not None:
             yield name, origin
 
 
-def _of_models(
+def _model_options(
     configuration: Configuration, models: Sequence[Key]
 ) -> tuple[dict[Path, Origin], list[str], list[str]]:
-    """The options that are shown, the variables of those that are not, and faults."""
+    """Return the options to show, the variables of the secret ones, and faults."""
     shown: dict[Path, Origin] = {}
     hidden: list[str] = []
     faults: list[str] = []
@@ -97,51 +98,55 @@ def _of_models(
         if not origin.secret:
             shown[path] = origin
             continue
-        meant = _meant(path, models)
-        if not meant:  # no selected model has it
+        targets = _find_targets(path, models)
+        if not targets:  # no selected model has it
             continue
-        name = _variable(path, len(meant[0][1]))
-        if _meant(_read_back(name), models) != meant:
+        name = _variable(path, len(targets[0][1]))
+        if _find_targets(_parse_variable(name), models) != targets:
             faults.append(
-                f"{origin.source}: a secret, which no variable can carry under this "
-                "name; expected lower-case letters, digits and single underscores"
+                f"{origin.source}: a secret that no variable of this name can carry; "
+                "expected lower-case letters, digits and single underscores"
             )
         hidden.append(name)
     return shown, hidden, faults
 
 
-def _meant(path: Path, models: Sequence[Key]) -> list[tuple[Key, Path]]:
-    """The models that a path stands for, each with the option below it."""
-    values, _ = options.by_model({path: Origin("", "")}, models)
-    return [(key, option) for key, found in values.items() for option in found]
+def _find_targets(path: Path, models: Sequence[Key]) -> list[tuple[Key, Path]]:
+    """Return the models that a path stands for, each with the option below it."""
+    values, _ = group_by_model({path: Origin("", "")}, models)
+    return [(key, option) for key, paths in values.items() for option in paths]
 
 
 def _variable(path: Path, below: int) -> str:
-    """The variable of an option, whose last so many parts are below its model."""
+    """Return the variable of an option whose last `below` parts are below its model."""
     model = re.sub(r"[-.@]", "_", ".".join(path[1:-below]))
     return "__".join([MODELS, model, *path[-below:]]).upper()
 
 
-def _read_back(name: str) -> Path:
-    """The path that the host will read from a variable."""
+def _parse_variable(name: str) -> Path:
+    """Return the path that the host will read from a variable."""
     values, _ = from_environment({name: ""}, ())
     return next(iter(values))
 
 
 def _names_file(name: str) -> bool:
+    """Return whether a variable names a file or a directory."""
     return name.endswith(("_FILE", "_DIR", "_CACHE"))
 
 
 def _entry(name: str, origin: Origin, secret: str) -> Entry:
+    """Return the value of an option, or the reference to it in the Secret."""
     # the name of a file is no secret, though that of its option has `token` in it
     if origin.secret and not _names_file(name):
-        return _referred(name, secret)
-    return _plain(str(origin.value))
+        return _from_secret(name, secret)
+    return _literal(str(origin.value))
 
 
-def _plain(text: str) -> Entry:
-    return {"value": escaped(text)}
+def _literal(text: str) -> Entry:
+    """Return a value that is printed as it is."""
+    return {"value": escape(text)}
 
 
-def _referred(name: str, secret: str) -> Entry:
+def _from_secret(name: str, secret: str) -> Entry:
+    """Return a reference to a key of the Secret."""
     return {"valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}

@@ -28,7 +28,7 @@ from oip_handler.messages import (
 )
 from oip_handler.tensors import TensorData
 from oip_handler.traits import HandlerTraits
-from oip_host.config import model_options as options
+from oip_host.config.handler_settings import build_settings, resolve_paths
 from oip_host.config.model_options import ModelOptions
 from oip_host.config.sources import Values
 from oip_host.models.construction import construct_handler
@@ -98,8 +98,8 @@ class Blueprint:
             handler = resolve_name(handler)
         if self.given is not None:
             key, directory = (self.model, self.version), self.given.model_dir
-            values = options.located(handler, key, self.given.values, directory)
-            made, faults = options.handler_settings(handler, key, values, directory)
+            values = resolve_paths(handler, key, self.given.values, directory)
+            made, faults = build_settings(handler, key, values, directory)
             if faults:
                 raise HandlerFault("; ".join(faults))
             arguments = {"settings": made} if made is not None else {}

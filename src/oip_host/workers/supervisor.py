@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from oip_host.config.property_watch import PropertyWatcher
-from oip_host.config.settings import Configuration, Settings, read
+from oip_host.config.settings import Configuration, Settings
 from oip_host.errors import ConfigurationError
 from oip_host.plugins import wheels
 from oip_host.telemetry import logs
@@ -96,7 +96,7 @@ class Supervisor:
     def __init__(
         self, configuration: Configuration, ports: dict[str, int], directory: str
     ) -> None:
-        self._arguments = configuration.arguments
+        self._configuration = configuration
         self._count = configuration.settings.kserve_workers
         self._patience_s = _patience_s(configuration.settings)
         self._watcher = PropertyWatcher()
@@ -158,7 +158,9 @@ class Supervisor:
         Its patience only grows: they may have refused what is wrong for a model.
         """
         async for _ in self._watcher.watch():
-            configuration, faults = await asyncio.to_thread(read, self._arguments)
+            configuration, faults = await asyncio.to_thread(
+                self._configuration.read_again
+            )
             if not faults:
                 now_s = _patience_s(configuration.settings)
                 self._patience_s = max(self._patience_s, now_s)
