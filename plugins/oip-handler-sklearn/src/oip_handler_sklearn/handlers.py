@@ -19,7 +19,6 @@ from oip_handler import (
     ModelNotReady,
     ModelPath,
 )
-from oip_handler_sklearn.deferred import deferred
 from oip_handler_sklearn.features import Features
 from oip_handler_sklearn.files import SUFFIXES, read_estimator
 from oip_handler_sklearn.outputs import Output, outputs_of, requested
@@ -146,9 +145,8 @@ class IrisHandler(EstimatorHandler):
         Naive Bayes has a closed form, so every load gives the same model, and it is
         the classifier that imports fastest: a linear one adds 0.1 s to the load.
         """
-        with deferred("scipy.stats"):
-            from sklearn.datasets import load_iris  # type: ignore[import-untyped]
-            from sklearn.naive_bayes import GaussianNB  # type: ignore[import-untyped]
+        from sklearn.datasets import load_iris  # type: ignore[import-untyped]
+        from sklearn.naive_bayes import GaussianNB  # type: ignore[import-untyped]
 
         iris = load_iris()
         return GaussianNB().fit(iris.data, iris.target_names[iris.target])
