@@ -25,7 +25,7 @@ from oip_handler import (
     ResponseOutput,
 )
 from oip_handler_onnx import OnnxHandler
-from oip_handler_onnx.convert import answer, fed
+from oip_handler_onnx.convert import to_array, to_output
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17, "ai.onnx.ml" : 3]>'
 SUM_AND_PRODUCT = """g (float[N] a, float[N] b) => (float[N] total, float[N] product) {
@@ -210,14 +210,14 @@ def test_no_maps_become_an_empty_table(tmp_path: Path) -> None:
 
 def test_the_order_within_a_map_does_not_matter() -> None:
     """A score is under its label, in whatever order the maps hold them."""
-    output = answer("maps", [{"b": 0.25, "a": 0.75}, {"a": 1.0, "b": 0.0}])
+    output = to_output("maps", [{"b": 0.25, "a": 0.75}, {"a": 1.0, "b": 0.0}])
     assert output.as_numpy().tolist() == [[0.75, 0.25], [1, 0]]
 
 
 def test_maps_with_different_classes_are_the_models_fault() -> None:
     """Maps that do not make up a table are not made to look like one."""
     with pytest.raises(HandlerFault, match="'maps' has other classes"):
-        answer("maps", [{1: 0.5, 2: 0.5}, {1: 1.0}])
+        to_output("maps", [{1: 0.5, 2: 0.5}, {1: 1.0}])
 
 
 def test_a_scikit_learn_classifier_is_served_as_converted(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_an_aligned_tensor_is_fed_without_a_copy() -> None:
     x = np.ones(4, np.float32)
     x.flags.writeable = False
     expected = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1])
-    assert np.shares_memory(fed(tensor("x", x), expected), x)
+    assert np.shares_memory(to_array(tensor("x", x), expected), x)
 
 
 def test_a_read_only_tensor_is_answered(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_an_unaligned_tensor_is_fed_aligned() -> None:
     """Compiled loops never meet a number that straddles their alignment."""
     x = np.frombuffer(b"\0" + np.arange(4, dtype=np.float32).tobytes(), "<f4", offset=1)
     expected = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1])
-    array = fed(tensor("x", x), expected)
+    array = to_array(tensor("x", x), expected)
     assert array.flags.aligned
     assert array.tolist() == [0, 1, 2, 3]
 

@@ -148,7 +148,7 @@ def test_a_value_that_an_operator_refuses_is_the_clients_fault(tmp_path: Path) -
         "g (int64[N] i) => (int64[N] y) <int64[2] t = {1, 2}> { y = Gather(t, i) }",
     )
     with pytest.raises(
-        InvalidRequest, match=r"^the model refuses the inputs: indices element out of"
+        InvalidRequest, match=r"^the model rejected the inputs: indices element out of"
     ):
         ask(handler, ("i", np.array([9])))
 

@@ -14,9 +14,9 @@ __all__ = ["Classifier", "find_device"]
 
 
 def find_device(name: str) -> torch.device:
-    """The device `cpu`, `cuda` or `cuda:<n>`.
+    """Return the device `cpu`, `cuda` or `cuda:<n>`.
 
-    Raises RuntimeError where this torch does not see it.
+    Raises RuntimeError if this torch does not see it.
     """
     device = torch.device(name)
     if device.type == "cuda":
@@ -35,7 +35,7 @@ class Classifier:
     def __init__(
         self, network: AlexNet, labels: list[str], device: torch.device
     ) -> None:
-        """Raises ValueError where there are not as many labels as classes."""
+        """Take a network and its labels; ValueError unless one label for each class."""
         if network.classes != len(labels):
             raise ValueError(
                 f"labels: found {len(labels)}, expected {network.classes}, as many as "
@@ -47,12 +47,12 @@ class Classifier:
     def top(
         self, images: NDArray[np.float32], count: int
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Labels (bytes) and probabilities, both [n, count], the highest first.
+        """Return labels (bytes) and probabilities, both [n, count], highest first.
 
         `images` are [n, 3, 224, 224], normalised.
         """
         with torch.inference_mode():
             scores = self._network(torch.from_numpy(images).to(self._device))
-            found = torch.softmax(scores, dim=1).topk(count)
-            classes, probabilities = found.indices.cpu(), found.values.cpu()
+            best = torch.softmax(scores, dim=1).topk(count)
+            classes, probabilities = best.indices.cpu(), best.values.cpu()
         return self._labels[classes.numpy()], probabilities.numpy()

@@ -1,4 +1,4 @@
-"""The handler: AlexNet behind the contract of oip-host."""
+"""The handler: AlexNet behind the contract `oip_handler`."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _INPUT, _LABELS, _PROBABILITIES = "image", "labels", "probabilities"
 
 
 class AlexNetHandler(ModelHandler):
-    """Tells what is on an image: the most probable labels, and how probable they are.
+    """A classifier of images: the most probable labels, and how probable they are.
 
-    `max_concurrency` stays at the host's default of 1: one run already spreads over
-    torch's own threads.
+    `max_concurrency` stays at the host's default of 1: one run already uses all of
+    torch's threads.
     """
 
     idempotent: ClassVar[bool] = True
-    """The same image gets the same answer, so the host may ask once more."""
+    """The same image gets the same answer, so the host may repeat a request."""
 
     class Settings(BaseModel):
-        """What an operator sets for one model."""
+        """The settings of one model."""
 
         model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class AlexNetHandler(ModelHandler):
         )
         labels: ModelPath | None = Field(
             default=None,
-            description="a text file, one label a line; ImageNet's where it is not set",
+            description="a text file, one label a line; ImageNet's if it is not set",
         )
         top: int = Field(default=5, ge=1, description="labels for each image")
         device: str = Field(
@@ -101,8 +101,8 @@ class AlexNetHandler(ModelHandler):
         """Read or make the weights and put them on the device.
 
         A directory stands for the one file of weights in it. Raises RuntimeError for a
-        device that torch does not see, FileNotFoundError for a file that there is not,
-        and ValueError for one that does not fit.
+        device that torch does not see, FileNotFoundError for a missing file, and
+        ValueError for one that does not fit.
         """
         import torch
 
@@ -122,7 +122,7 @@ class AlexNetHandler(ModelHandler):
             path = model_file(settings.weights, (".pth", ".pt"))
             network = weights.read(path, device)
         else:
-            network = weights.drawn(settings.random_weights, len(names), device)
+            network = weights.draw(settings.random_weights, len(names), device)
         self._classifier = Classifier(network, names, device)
         self._images = partial(
             batch.read,
@@ -134,22 +134,22 @@ class AlexNetHandler(ModelHandler):
 
     @override
     def model_unload(self, model_name: str) -> None:
-        """Let the network go, and with it the model's memory."""
+        """Release the network, and with it the model's memory."""
         self._classifier = None
 
     @override
     def model_ready(
         self, model_name: str, model_version: str | None = None
     ) -> ModelReadyResponse:
-        """Ready while a network is loaded."""
+        """Return ready while a network is loaded."""
         return ModelReadyResponse(name=model_name, ready=self._classifier is not None)
 
     @override
     def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
-        """One input, the files of images, and two outputs of a row for each image."""
-        self._loaded(model_name)
+        """Describe the input, files of images, and two outputs with a row for each."""
+        self._require_classifier(model_name)
         shape = [-1, self.settings.top]
         return ModelMetadataResponse(
             name=model_name,
@@ -170,11 +170,11 @@ class AlexNetHandler(ModelHandler):
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
-        """The labels of each image, the most probable one first.
+        """Return the labels of each image, the most probable one first.
 
-        Raises InvalidRequest where the request does not fit, or an image is none.
+        Raises InvalidRequest if the request does not fit or a file is not an image.
         """
-        classifier = self._loaded(model_name)
+        classifier = self._require_classifier(model_name)
         names, probabilities = classifier.top(self._images(payload), self.settings.top)
         return InferenceResponse(
             model_name=model_name,
@@ -185,7 +185,7 @@ class AlexNetHandler(ModelHandler):
             ],
         )
 
-    def _loaded(self, model_name: str) -> Classifier:
+    def _require_classifier(self, model_name: str) -> Classifier:
         if self._classifier is None:
             raise ModelNotReady(f"model '{model_name}' is not loaded")
         return self._classifier

@@ -1,4 +1,4 @@
-"""An image from the bytes of its file to what AlexNet sees.
+"""From the bytes of an image's file to the pixels that AlexNet sees.
 
 The pixels are to the bit those of torchvision's `Resize(256)`, `CenterCrop(224)`,
 `ToTensor()` and `Normalize()` on a Pillow image in RGB.
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["FORMATS", "SIZE", "prepared"]
+__all__ = ["FORMATS", "SIZE", "prepare"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What is read. Others of Pillow's start programs (EPS) or are hardly ever meant."""
+"""The accepted formats. Pillow has others that start programs (EPS) or are rare."""
 SIZE = 224
-"""Pixels of an edge of what the network sees."""
+"""The edge of the square that the network sees, in pixels."""
 _SHORT_EDGE = 256
 _BILINEAR = Image.Resampling.BILINEAR
 # mean and standard deviation of ImageNet's red, green and blue
@@ -28,25 +28,25 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1)
 Array = NDArray[Any]
 
 
-def prepared(data: bytes, max_pixels: int) -> Array:
-    """The image as FP32 [3, 224, 224]: red, green and blue, normalised.
+def prepare(data: bytes, max_pixels: int) -> Array:
+    """Return the image as FP32 [3, 224, 224]: red, green and blue, normalised.
 
-    Raises ValueError where the bytes are no image of `FORMATS`, are broken, or where
+    Raises ValueError if the bytes are not an image of `FORMATS` or are broken, or if
     the image has more pixels than `max_pixels` before or after resizing.
     """
-    image = _opened(data)
-    size = _resized(image.width, image.height)
+    image = _open(data)
+    size = _find_size(image.width, image.height)
     for (width, height), when in ((image.size, ""), (size, " when it is resized")):
         if width * height > max_pixels:
             raise ValueError(
                 f"it has {width} x {height} pixels{when}, expected up to {max_pixels} "
                 "(max_pixels)"
             )
-    return _normalised(_cropped(_rgb(_loaded(image)).resize(size, _BILINEAR)))
+    return _normalise(_crop(_to_rgb(_load(image)).resize(size, _BILINEAR)))
 
 
-def _opened(data: bytes) -> Image.Image:
-    """The image with its head read, and none of its pixels."""
+def _open(data: bytes) -> Image.Image:
+    """Read the head of an image, and none of its pixels."""
     if not data:
         raise ValueError("no bytes, expected the file of an image")
     try:
@@ -63,8 +63,8 @@ def _opened(data: bytes) -> Image.Image:
         raise ValueError(f"a broken image ({error})") from error
 
 
-def _loaded(image: Image.Image) -> Image.Image:
-    """The image with its pixels: the first frame of several."""
+def _load(image: Image.Image) -> Image.Image:
+    """Read the pixels of an image, or of its first frame."""
     try:
         image.load()
     except MemoryError:
@@ -74,29 +74,30 @@ def _loaded(image: Image.Image) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB; what is transparent gets the colour that lies below."""
-    if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off the most
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; transparency shows the colour below it."""
+    if image.mode.startswith("I"):  # 16 bits, most of which Pillow would cut off
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of the direct way
     return image.convert("RGB")
 
 
-def _resized(width: int, height: int) -> tuple[int, int]:
-    """Width and height with 256 for the shorter edge; rounded as torchvision does."""
+def _find_size(width: int, height: int) -> tuple[int, int]:
+    """Return the size with a shorter edge of 256, rounded as torchvision rounds."""
     if width <= height:
         return _SHORT_EDGE, int(_SHORT_EDGE * height / width)
     return int(_SHORT_EDGE * width / height), _SHORT_EDGE
 
 
-def _cropped(image: Image.Image) -> Image.Image:
-    """The middle; `round` takes a half to the even pixel, as torchvision does."""
+def _crop(image: Image.Image) -> Image.Image:
+    """Cut out the middle; `round` takes a half to the even pixel, as torchvision."""
     left, top = (round((edge - SIZE) / 2) for edge in image.size)
     return image.crop((left, top, left + SIZE, top + SIZE))
 
 
-def _normalised(image: Image.Image) -> Array:
+def _normalise(image: Image.Image) -> Array:
+    """Return the pixels as FP32 [3, height, width] with ImageNet's mean and spread."""
     pixels: Array = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= 255
     pixels -= _MEAN

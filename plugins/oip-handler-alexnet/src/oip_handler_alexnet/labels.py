@@ -1,4 +1,4 @@
-"""The names of the classes: of a file, or the thousand of ImageNet."""
+"""The names of the classes: from a file, or the thousand of ImageNet."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["read"]
 
 
 def read(path: Path | None) -> list[str]:
-    """The labels of a UTF-8 text file, one a line, in the order of the classes.
+    """Read the labels of a UTF-8 text file, one a line, in the order of the classes.
 
-    None gives those of ImageNet-1k. Raises ValueError for a file that is no such text
-    or has an empty line, and OSError for one that cannot be read.
+    None gives those of ImageNet-1k. Raises ValueError for a file that is not UTF-8 or
+    has an empty line, and OSError for one that cannot be read.
     """
     if path is None:
         text = files("oip_handler_alexnet").joinpath("imagenet.txt").read_text("utf-8")

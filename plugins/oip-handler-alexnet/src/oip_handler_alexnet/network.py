@@ -1,6 +1,6 @@
-"""AlexNet: the network, with the layers and parameter names of torchvision's.
+"""AlexNet: the network, with the layers and parameter names of torchvision.
 
-It is the one of "One weird trick for parallelizing convolutional neural networks"
+It is from "One weird trick for parallelizing convolutional neural networks"
 (https://arxiv.org/abs/1404.5997), as in `torchvision.models.alexnet`.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["AlexNet"]
 
 
 class AlexNet(nn.Module):
-    """From images [n, 3, 224, 224], normalised, to scores [n, classes]."""
+    """A network from images [n, 3, 224, 224], normalised, to scores [n, classes]."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class AlexNet(nn.Module):
 
     @override
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The scores; `softmax` makes probabilities of them."""
+        """Return the scores; `softmax` turns them into probabilities."""
         pooled = self.avgpool(self.features(images))
         scores: torch.Tensor = self.classifier(torch.flatten(pooled, 1))
         return scores

@@ -19,7 +19,7 @@ pytest.importorskip("PIL", reason="Pillow is not installed")
 
 from PIL import Image
 
-from oip_handler_alexnet.images import prepared
+from oip_handler_alexnet.images import prepare
 
 Picture = Callable[..., bytes]
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -65,7 +65,7 @@ def test_it_is_resized_and_cropped_as_torchvision_does(
     image = Image.open(BytesIO(file)).resize(resized, Image.Resampling.BILINEAR)
     pixels = np.asarray(image)[top : top + 224, left : left + 224]
     expected = (pixels / 255 - MEAN) / DEVIATION
-    found = prepared(file, LIMIT)
+    found = prepare(file, LIMIT)
     assert ((3, 224, 224), np.dtype(np.float32)) == (found.shape, found.dtype)
     np.testing.assert_allclose(expected.transpose(2, 0, 1), found, atol=1e-5)
 
@@ -75,7 +75,7 @@ def test_the_pixels_are_those_of_torchvision(picture: Picture) -> None:
 
     A shade of 1 in 255 is allowed for, should a Pillow round otherwise.
     """
-    found = prepared(picture(), LIMIT)
+    found = prepare(picture(), LIMIT)
     golden = {
         (0, 0, 0): 1.94066,
         (1, 100, 50): 0.64286,
@@ -106,7 +106,7 @@ def test_every_mode_becomes_rgb(mode: str, colour: Any, expected: Any) -> None:
         image = Image.fromarray(np.full((30, 20), colour, np.uint16))
     else:
         image = Image.new(mode, (20, 30), colour)
-    assert_uniform(prepared(saved(image), LIMIT), expected)
+    assert_uniform(prepare(saved(image), LIMIT), expected)
 
 
 @pytest.mark.parametrize("transparency", [None, 0, bytes([0, 128])], ids=str)
@@ -115,7 +115,7 @@ def test_a_palette_becomes_its_colours(transparency: Any) -> None:
     image = Image.new("P", (20, 30), 1)
     image.putpalette([1, 2, 3, 10, 20, 30])
     options = {} if transparency is None else {"transparency": transparency}
-    assert_uniform(prepared(saved(image, **options), LIMIT), (10, 20, 30))
+    assert_uniform(prepare(saved(image, **options), LIMIT), (10, 20, 30))
 
 
 @pytest.mark.parametrize(
@@ -132,20 +132,20 @@ def test_a_palette_becomes_its_colours(transparency: Any) -> None:
 def test_every_format_is_read(kind: str, options: Any) -> None:
     """What the README lists."""
     image = Image.new("RGB", (20, 30), (40, 80, 120))
-    assert_uniform(prepared(saved(image, kind, **options), LIMIT), (40, 80, 120), 0.03)
+    assert_uniform(prepare(saved(image, kind, **options), LIMIT), (40, 80, 120), 0.03)
 
 
 def test_a_jpeg_for_printing_becomes_rgb() -> None:
     """CMYK: no ink is white."""
     image = Image.new("CMYK", (20, 30), (0, 0, 0, 0))
-    assert_uniform(prepared(saved(image, "JPEG"), LIMIT), (255, 255, 255), 0.03)
+    assert_uniform(prepare(saved(image, "JPEG"), LIMIT), (255, 255, 255), 0.03)
 
 
 def test_of_several_frames_the_first_counts() -> None:
     """A moving GIF is its first image."""
     first, second = (Image.new("RGB", (20, 30), (n, n, n)) for n in (40, 200))
     file = saved(first, "GIF", save_all=True, append_images=[second])
-    assert_uniform(prepared(file, LIMIT), (40, 40, 40), 0.03)
+    assert_uniform(prepare(file, LIMIT), (40, 40, 40), 0.03)
 
 
 def assert_uniform(
@@ -170,7 +170,7 @@ def assert_uniform(
 def test_bytes_that_are_no_image_are_refused(data: bytes, said: str) -> None:
     """The text says what was found, and nothing of the server's memory."""
     with pytest.raises(ValueError, match=said) as refusal:
-        prepared(data, LIMIT)
+        prepare(data, LIMIT)
     assert "0x" not in str(refusal.value)
 
 
@@ -182,7 +182,7 @@ def test_an_image_that_was_cut_off_is_refused(
     """It is never filled up with grey."""
     file = picture(0, kind=kind)
     with pytest.raises(ValueError, match="a broken"):
-        prepared(file[: int(len(file) * part)], LIMIT)
+        prepare(file[: int(len(file) * part)], LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,11 @@ def test_an_image_of_too_many_pixels_is_refused(
     file = saved(Image.new("1", size))
     assert 200_000 > len(file)
     with pytest.raises(ValueError, match=said):
-        prepared(file, 100_000)
+        prepare(file, 100_000)
 
 
 def test_the_pixels_are_not_read_to_be_counted() -> None:
     """The head tells: the rest of the file need not be there."""
     file = saved(Image.new("1", (8000, 8000)))
     with pytest.raises(ValueError, match="it has 8000 x 8000 pixels"):
-        prepared(file[:100], LIMIT)
+        prepare(file[:100], LIMIT)

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("oip_host", reason="the host is not installed")
 pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("ray", reason="Ray is not installed")
 
 import torch
 from PIL import Image
 
-from oip_handler_alexnet.images import prepared
+from oip_handler_alexnet.images import prepare
 from oip_handler_alexnet.network import AlexNet
 from support.process import Server, wait_for
 
@@ -117,7 +118,7 @@ def top_five(data: bytes) -> list[float]:
     torch.manual_seed(1)
     network = AlexNet(1000).eval()
     with torch.inference_mode():
-        outputs = network(torch.from_numpy(prepared(data, 10**8)[None]))
+        outputs = network(torch.from_numpy(prepare(data, 10**8)[None]))
     return sorted(outputs.flatten().tolist(), reverse=True)[:5]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+pytest.importorskip("oip_host", reason="the host is not installed")
 pytest.importorskip("oip_handler_alexnet", reason="the plugin is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("tritonclient", reason="tritonclient is not installed")

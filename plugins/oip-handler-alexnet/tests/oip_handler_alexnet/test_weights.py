@@ -48,7 +48,7 @@ PUBLISHED = {
 @pytest.fixture(scope="module")
 def small() -> Any:
     """A network of three classes with the random weights of seed 5."""
-    return weights.drawn(5, 3, CPU)
+    return weights.draw(5, 3, CPU)
 
 
 def saved(state: Any, path: Path) -> Path:
@@ -87,13 +87,13 @@ def test_random_weights_are_the_same_everywhere() -> None:
     program = (
         "import json, torch\n"
         "from oip_handler_alexnet import weights\n"
-        "state = weights.drawn(0, 3, torch.device('cpu')).state_dict()\n"
+        "state = weights.draw(0, 3, torch.device('cpu')).state_dict()\n"
         "print(json.dumps([p.double().abs().sum().item() for p in state.values()]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    here = [weights.drawn(seed, 3, CPU).state_dict() for seed in (0, 1)]
+    here = [weights.draw(seed, 3, CPU).state_dict() for seed in (0, 1)]
     sums = [[p.double().abs().sum().item() for p in one.values()] for one in here]
     assert json.loads(done.stdout) == pytest.approx(sums[0], rel=1e-12)
     assert sums[0] != sums[1]
@@ -256,7 +256,7 @@ def test_threads_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number reaches torch; without it torch's own is left."""
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    monkeypatch.setattr(weights, "drawn", lambda _, n, __: AlexNet(n))
+    monkeypatch.setattr(weights, "draw", lambda _, n, __: AlexNet(n))
     for threads in (3, None):
         settings = AlexNetHandler.Settings(random_weights=0, threads=threads)
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""A handler for oip-host that serves ONNX files with onnxruntime.
+"""A handler of the Open Inference Protocol that serves ONNX files with onnxruntime.
 
 Importing this package does not import onnxruntime; loading a model does.
 """

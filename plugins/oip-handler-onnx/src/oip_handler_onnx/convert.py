@@ -1,4 +1,4 @@
-"""Tensors on their way into onnxruntime and out of it."""
+"""Conversion of tensors into what onnxruntime takes, and of what it returns."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from oip_handler import (
     ResponseOutput,
 )
 
-__all__ = ["answer", "fed"]
+__all__ = ["to_array", "to_output"]
 
 Array = NDArray[Any]
 
 
-def fed(tensor: RequestInput, expected: MetadataTensor) -> Array:
-    """The array to feed, in the request's own memory where that is aligned.
+def to_array(tensor: RequestInput, expected: MetadataTensor) -> Array:
+    """Return the array to feed, in the request's own memory if that is aligned.
 
-    BYTES become text. An expected shape of `[]` is not held against the tensor: it may
-    stand for any rank. Raises InvalidRequest where the tensor is not as expected.
+    BYTES become text. An expected shape of `[]` is not checked: it may stand for any
+    rank. Raises InvalidRequest if the tensor is not as expected.
     """
     if tensor.datatype != expected.datatype:
         raise InvalidRequest(
@@ -40,7 +40,7 @@ def fed(tensor: RequestInput, expected: MetadataTensor) -> Array:
             f"expected {expected.shape}"
         )
     if tensor.datatype == Datatype.BYTES:
-        return _text(tensor)
+        return _decode(tensor)
     # onnxruntime reads the memory as it is; its vectorised loops rely on alignment
     return np.require(tensor.as_numpy(), requirements=["C", "A"])
 
@@ -51,8 +51,8 @@ def _fits(shape: list[int], expected: list[int]) -> bool:
     )
 
 
-def _text(tensor: RequestInput) -> Array:
-    """The BYTES elements as `str` objects; onnxruntime would feed the repr of bytes."""
+def _decode(tensor: RequestInput) -> Array:
+    """Decode BYTES to `str` objects; onnxruntime would feed the repr of bytes."""
     array = tensor.as_numpy()
     text = np.empty(array.size, dtype=object)
     try:
@@ -65,18 +65,18 @@ def _text(tensor: RequestInput) -> Array:
     return text.reshape(array.shape)
 
 
-def answer(name: str, value: Any) -> ResponseOutput:
-    """An output from what onnxruntime returned: an array, or ZipMap's list of maps."""
+def to_output(name: str, value: Any) -> ResponseOutput:
+    """Make an output from what onnxruntime returned: an array or ZipMap's maps."""
     if isinstance(value, list):
-        return _scores(name, value)
+        return _make_scores(name, value)
     return ResponseOutput.from_numpy(name, value)
 
 
-def _scores(name: str, rows: list[dict[Any, float]]) -> ResponseOutput:
-    """FP32 scores of shape [examples, classes].
+def _make_scores(name: str, rows: list[dict[Any, float]]) -> ResponseOutput:
+    """Return FP32 scores of shape [examples, classes].
 
     Columns ascend by class label; the parameter `classes` holds the labels as a JSON
-    list. Raises HandlerFault where two examples have different classes.
+    list. Raises HandlerFault if two examples have different classes.
     """
     classes = sorted(rows[0]) if rows else []
     if any(sorted(row) != classes for row in rows):

@@ -1,4 +1,4 @@
-"""The handler: one ONNX file behind the contract of oip-host."""
+"""The handler: one ONNX file behind the contract `oip_handler`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oip_handler import (
     ModelReadyResponse,
     model_file,
 )
-from oip_handler_onnx.convert import answer
+from oip_handler_onnx.convert import to_output
 
 if TYPE_CHECKING:
     from oip_handler_onnx.session import Session
@@ -26,14 +26,14 @@ __all__ = ["OnnxHandler"]
 
 
 class OnnxHandler(ModelHandler):
-    """Serves one ONNX file.
+    """A handler of one ONNX file.
 
-    `max_concurrency` stays at the host's default of 1: one run already spreads over
-    onnxruntime's own threads.
+    `max_concurrency` stays at the host's default of 1: one run already uses all of
+    onnxruntime's threads.
     """
 
     class Settings(BaseModel):
-        """What an operator sets for one model."""
+        """The settings of one model."""
 
         model_config = ConfigDict(extra="forbid")
 
@@ -70,15 +70,15 @@ class OnnxHandler(ModelHandler):
     def model_load(self, model_name: str) -> bool:
         """Open the file.
 
-        Raises FileNotFoundError where there is none, ValueError for a provider that is
-        not installed or a model whose tensors the protocol cannot carry, RuntimeError
-        for a provider that does not start, and onnxruntime's own errors for a file that
-        it cannot read.
+        Raises FileNotFoundError if there is none, ValueError for a provider that is not
+        installed or a model whose tensors the protocol cannot carry, RuntimeError for a
+        provider that does not start, and onnxruntime's own errors for a file that it
+        cannot read.
         """
-        from oip_handler_onnx.session import Session, session_options
+        from oip_handler_onnx.session import Session, make_options
 
         settings = self.settings
-        options = session_options(
+        options = make_options(
             settings.intra_op_num_threads,
             settings.inter_op_num_threads,
             settings.graph_optimization_level,
@@ -89,22 +89,22 @@ class OnnxHandler(ModelHandler):
 
     @override
     def model_unload(self, model_name: str) -> None:
-        """Let the session go, and with it the model's memory."""
+        """Close the session, which frees the model's memory."""
         self._session = None
 
     @override
     def model_ready(
         self, model_name: str, model_version: str | None = None
     ) -> ModelReadyResponse:
-        """Ready while a session is open."""
+        """Return ready while a session is open."""
         return ModelReadyResponse(name=model_name, ready=self._session is not None)
 
     @override
     def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
-        """The required inputs and the outputs that can be asked for."""
-        signature = self._opened(model_name).signature
+        """Describe the required inputs, and the outputs that can be requested."""
+        signature = self._require_session(model_name).signature
         return ModelMetadataResponse(
             name=model_name,
             platform="onnxruntime_onnx",
@@ -121,20 +121,21 @@ class OnnxHandler(ModelHandler):
     ) -> InferenceResponse:
         """Run the model for the outputs that the request names, or all of them.
 
-        Raises InvalidRequest where the request does not fit the model.
+        Raises InvalidRequest if the request does not fit the model.
         """
-        session = self._opened(model_name)
-        names = session.signature.wanted(payload.outputs)
-        values = session.run(names, session.signature.feeds(payload.inputs))
+        session = self._require_session(model_name)
+        names = session.signature.select_outputs(payload.outputs)
+        values = session.run(names, session.signature.make_feeds(payload.inputs))
         return InferenceResponse(
             model_name=model_name,
             model_version=model_version,
             outputs=[
-                answer(name, value) for name, value in zip(names, values, strict=True)
+                to_output(name, value)
+                for name, value in zip(names, values, strict=True)
             ],
         )
 
-    def _opened(self, model_name: str) -> Session:
+    def _require_session(self, model_name: str) -> Session:
         if self._session is None:
             raise ModelNotReady(f"model '{model_name}' is not loaded")
         return self._session

@@ -15,14 +15,14 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (  # type: ignore[import
 from oip_handler import HandlerFault, InvalidRequest
 from oip_handler_onnx.signature import Signature
 
-__all__ = ["Session", "session_options"]
+__all__ = ["Session", "make_options"]
 
 
-def session_options(intra_op: int, inter_op: int, level: str) -> ort.SessionOptions:
-    """Options from numbers of threads and the name of a `GraphOptimizationLevel`.
+def make_options(intra_op: int, inter_op: int, level: str) -> ort.SessionOptions:
+    """Make options from numbers of threads and a `GraphOptimizationLevel`'s name.
 
-    More than one inter-op thread turns parallel execution on: onnxruntime ignores the
-    number otherwise.
+    More than one inter-op thread turns on parallel execution, without which onnxruntime
+    ignores the number.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op
@@ -55,18 +55,18 @@ class Session:
         )
 
     def run(self, names: Sequence[str], feeds: dict[str, NDArray[Any]]) -> list[Any]:
-        """The values of the named outputs; onnxruntime converts no others.
+        """Return the values of the named outputs; onnxruntime converts no others.
 
-        Raises InvalidRequest where an operator refuses a value that was fed to it, and
-        HandlerFault for text that cannot be read.
+        Raises InvalidRequest if an operator rejects a value of an input, and
+        HandlerFault for text that is not UTF-8.
         """
         try:
             values: list[Any] = self._session.run(names, feeds)
         except InvalidArgument as error:
             reason = str(error).rpartition("Status Message: ")[2]
-            raise InvalidRequest(f"the model refuses the inputs: {reason}") from error
+            raise InvalidRequest(f"the model rejected the inputs: {reason}") from error
         except UnicodeDecodeError as error:
-            raise HandlerFault("the model gave text that is not UTF-8") from error
+            raise HandlerFault("the model returned text that is not UTF-8") from error
         return values
 
 

@@ -1,4 +1,4 @@
-"""What a model takes and gives, and a request's names held against it.
+"""A model's inputs and outputs, and the check of a request's names against them.
 
 Names, types and shapes are those that onnxruntime reports; a dimension without a fixed
 size is -1. onnxruntime reports a scalar and a tensor of unknown rank alike, as `[]`.
@@ -20,7 +20,7 @@ from oip_handler import (
     RequestInput,
     RequestOutput,
 )
-from oip_handler_onnx.convert import fed
+from oip_handler_onnx.convert import to_array
 
 __all__ = ["Node", "Signature"]
 
@@ -45,20 +45,23 @@ _SCORES = {
     "seq(map(int64,tensor(float)))": Datatype.FP32,
     "seq(map(string,tensor(float)))": Datatype.FP32,
 }
-"""What ZipMap gives: for each example a map from class label to score."""
+"""The types of ZipMap's result: for each example a map from label to score."""
 
 
 class Node(Protocol):
     """An input or output as onnxruntime reports it (its `NodeArg`)."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in the graph."""
 
     @property
-    def type(self) -> str: ...
+    def type(self) -> str:
+        """Its ONNX type, as `tensor(float)`."""
 
     @property
-    def shape(self) -> Sequence[int | str | None]: ...
+    def shape(self) -> Sequence[int | str | None]:
+        """Its sizes; a name or None for one that is not fixed."""
 
 
 @dataclass(frozen=True)
@@ -67,63 +70,64 @@ class Signature:
 
     inputs: dict[str, MetadataTensor]
     optional: dict[str, MetadataTensor]
-    """Inputs that have a value of their own (overridable initializers)."""
+    """Inputs that have a value in the file (overridable initializers)."""
     outputs: dict[str, MetadataTensor]
-    left_out: dict[str, str]
+    unsupported: dict[str, str]
     """The ONNX types of the outputs that the protocol cannot carry."""
 
     @classmethod
     def of(
         cls, inputs: Sequence[Node], optional: Sequence[Node], outputs: Sequence[Node]
     ) -> Signature:
-        """The signature of what a session reports.
+        """Make the signature from what a session reports.
 
-        Raises ValueError for a required input that cannot be fed, and where there is no
-        output that can be carried.
+        Raises ValueError for a required input that cannot be fed, and if the protocol
+        can carry none of the outputs.
         """
-        takes, refused = _described(inputs, _DATATYPES)
-        gives, left_out = _described(outputs, _DATATYPES | _SCORES)
-        if refused:
+        required, unfeedable = _describe(inputs, _DATATYPES)
+        offered, unsupported = _describe(outputs, _DATATYPES | _SCORES)
+        if unfeedable:
             raise ValueError(
-                f"inputs: found {_typed(refused)}, expected types among "
+                f"inputs: found {_quote_types(unfeedable)}, expected types among "
                 f"{', '.join(_DATATYPES)}"
             )
-        if not gives:
+        if not offered:
             raise ValueError(
-                f"outputs: found {_typed(left_out)}, expected at least one type among "
-                f"{', '.join(_DATATYPES | _SCORES)}"
+                f"outputs: found {_quote_types(unsupported)}, expected at least one "
+                f"type among {', '.join(_DATATYPES | _SCORES)}"
             )
-        return cls(takes, _described(optional, _DATATYPES)[0], gives, left_out)
+        return cls(required, _describe(optional, _DATATYPES)[0], offered, unsupported)
 
-    def wanted(self, outputs: Sequence[RequestOutput] | None) -> list[str]:
-        """The names of the outputs to fetch: those asked for, each once, or all.
+    def select_outputs(self, outputs: Sequence[RequestOutput] | None) -> list[str]:
+        """Return the names of the outputs to fetch: the requested ones, or all.
 
         Raises InvalidRequest for a name that the model does not offer.
         """
         names = list(dict.fromkeys(output.name for output in outputs or ()))
         for name in names:
-            if name in self.left_out:
+            if name in self.unsupported:
                 raise InvalidRequest(
-                    f"output '{name}' is a {self.left_out[name]}, which the protocol "
-                    f"cannot carry: expected outputs among {_listed(self.outputs)}"
+                    f"output '{name}' is a {self.unsupported[name]}, which the "
+                    "protocol cannot carry: expected outputs among "
+                    f"{_quote(self.outputs)}"
                 )
         unknown = [name for name in names if name not in self.outputs]
         if unknown:
             raise InvalidRequest(
-                f"outputs: unknown {_listed(unknown)}, expected names among "
-                f"{_listed(self.outputs)}"
+                f"outputs: unknown {_quote(unknown)}, expected names among "
+                f"{_quote(self.outputs)}"
             )
         return names or list(self.outputs)
 
-    def feeds(self, tensors: Sequence[RequestInput]) -> dict[str, NDArray[Any]]:
-        """The arrays to run the model with, by name.
+    def make_feeds(self, tensors: Sequence[RequestInput]) -> dict[str, NDArray[Any]]:
+        """Return the arrays to run the model with, by name.
 
-        Raises InvalidRequest where an input is missing, unknown or given twice, or does
-        not have the datatype and shape that the model takes.
+        Raises InvalidRequest if an input is missing, unknown or repeated, or does not
+        have the datatype and shape that the model takes.
         """
         known = self.inputs | self.optional
         self._check_names([tensor.name for tensor in tensors], known)
-        return {tensor.name: fed(tensor, known[tensor.name]) for tensor in tensors}
+        return {tensor.name: to_array(tensor, known[tensor.name]) for tensor in tensors}
 
     def _check_names(self, found: Sequence[str], known: Container[str]) -> None:
         times = Counter(found)
@@ -132,19 +136,19 @@ class Signature:
             "unknown": [name for name in times if name not in known],
             "repeated": [name for name in times if times[name] > 1],
         }
-        said = [f"{fault} {_listed(names)}" for fault, names in faults.items() if names]
-        if said:
-            optional = f", optional {_listed(self.optional)}" if self.optional else ""
+        texts = [f"{fault} {_quote(names)}" for fault, names in faults.items() if names]
+        if texts:
+            optional = f", optional {_quote(self.optional)}" if self.optional else ""
             raise InvalidRequest(
-                f"inputs: {', '.join(said)}: found {_listed(found)}, "
-                f"expected {_listed(self.inputs)}{optional}"
+                f"inputs: {', '.join(texts)}: found {_quote(found)}, "
+                f"expected {_quote(self.inputs)}{optional}"
             )
 
 
-def _described(
+def _describe(
     nodes: Sequence[Node], types: Mapping[str, Datatype]
 ) -> tuple[dict[str, MetadataTensor], dict[str, str]]:
-    """The tensors of the types that can be carried, and the types of the others."""
+    """Return the tensors that can be carried, and the ONNX types of the others."""
     tensors, others = {}, {}
     for node in nodes:
         if node.type not in types:
@@ -159,9 +163,9 @@ def _described(
     return tensors, others
 
 
-def _listed(names: Iterable[str]) -> str:
+def _quote(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "none"
 
 
-def _typed(types: Mapping[str, str]) -> str:
+def _quote_types(types: Mapping[str, str]) -> str:
     return ", ".join(f"'{name}' as {kind}" for name, kind in types.items())

@@ -1,4 +1,4 @@
-"""scikit-learn estimators behind the Open Inference Protocol, as handlers of oip-host.
+"""scikit-learn estimators behind the Open Inference Protocol, as model handlers.
 
 Importing this package imports neither scikit-learn nor joblib nor skops; `model_load`
 does.

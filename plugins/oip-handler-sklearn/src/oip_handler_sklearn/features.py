@@ -1,4 +1,4 @@
-"""The input side: from a request's tensors to what an estimator's methods take."""
+"""The input side: from a request's tensors to the argument of an estimator."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Features:
-    """What an estimator was fitted on.
+    """The features that an estimator was fitted on.
 
-    `count` is its number of columns, None where the estimator does not tell. `names`
-    are their names, none where it was fitted on a bare array. `text` is true for
-    documents in place of columns. `dtype` is the one kind of number that it takes,
-    None where it takes any.
+    `count` is the number of columns, None if the estimator does not say. `names` are
+    the names of columns, empty if it was fitted on a bare array. `text` is true for
+    documents in place of columns. `dtype` is the one kind of number that the estimator
+    takes, None if it takes any.
     """
 
     count: int | None
@@ -44,11 +44,12 @@ class Features:
         return cls(
             count=count,
             names=tuple(getattr(estimator, "feature_names_in_", ())),
-            text=count is None and hasattr(_first_step(estimator), "build_analyzer"),
+            text=count is None
+            and hasattr(_find_first_step(estimator), "build_analyzer"),
         )
 
     def metadata(self) -> MetadataTensor:
-        """The input as one tensor: a row for each sample, a column for each feature."""
+        """Describe the input as one tensor: a row a sample, a column a feature."""
         if self.text:
             return MetadataTensor(name="x", datatype=Datatype.BYTES, shape=[-1])
         shape = [-1, -1 if self.count is None else self.count]
@@ -57,97 +58,97 @@ class Features:
         return MetadataTensor(name="x", datatype=datatype, shape=shape)
 
     def sample(self, dtype: np.dtype[Any]) -> Any:
-        """Two made-up rows to try an estimator on: documents, or ones of `dtype`.
+        """Make two rows to try an estimator on: documents, or ones of `dtype`.
 
-        Two, because some estimators give a single row back without its first axis.
+        Two, because some estimators return a single row without its first axis.
         """
         if self.text:
             return np.array(["text", "text"], dtype=object)
-        return self._table(np.ones((2, self.count or 1), dtype))
+        return self._make_table(np.ones((2, self.count or 1), dtype))
 
     def read(self, payload: InferenceRequest) -> Any:
-        """The rows of a request: an array, or a DataFrame where the columns have names.
+        """Return a request's rows: an array, or a DataFrame if the columns have names.
 
         Takes one tensor of any name, or one tensor for each named column. Raises
-        InvalidRequest where the inputs or their shapes do not fit the estimator.
+        InvalidRequest if the inputs or their shapes do not fit the estimator.
         """
-        found = sorted(tensor.name for tensor in payload.inputs)
-        if self.names and found == sorted(self.names):
+        names = sorted(tensor.name for tensor in payload.inputs)
+        if self.names and names == sorted(self.names):
             return self._from_columns(payload.inputs)
         if len(payload.inputs) != 1:
             raise InvalidRequest(
-                f"found {len(found)} inputs ({_listed(found)}), "
-                f"expected {self._expected()}"
+                f"found {len(names)} inputs ({_quote(names)}), "
+                f"expected {self._describe_expected()}"
             )
         return self._from_tensor(payload.inputs[0])
 
     def _from_tensor(self, tensor: RequestInput) -> Any:
         if self.text and tensor.datatype == Datatype.BYTES:
-            return self._column(tensor)
+            return self._read_column(tensor)
         fits = len(tensor.shape) == 2 and self.count in (None, tensor.shape[1])
         if self.text or not fits:
             raise InvalidRequest(
                 f"input '{tensor.name}' is {tensor.datatype.value} of the shape "
-                f"{tensor.shape}, expected {self._expected()}"
+                f"{tensor.shape}, expected {self._describe_expected()}"
             )
-        return self._table(self._values(tensor))
+        return self._make_table(self._read_values(tensor))
 
     def _from_columns(self, inputs: Sequence[RequestInput]) -> Any:
-        columns = {tensor.name: self._column(tensor) for tensor in inputs}
+        columns = {tensor.name: self._read_column(tensor) for tensor in inputs}
         if len({len(column) for column in columns.values()}) > 1:
             rows = ", ".join(f"'{name}' {len(columns[name])}" for name in self.names)
             raise InvalidRequest(
                 f"the columns have different numbers of rows ({rows}), "
                 "expected the same number in each"
             )
-        return _frame(columns, self.names)
+        return _make_frame(columns, self.names)
 
-    def _column(self, tensor: RequestInput) -> Array:
-        """The elements of a tensor of the shape [-1] or [-1, 1] as [-1]."""
+    def _read_column(self, tensor: RequestInput) -> Array:
+        """Return the elements of a tensor of the shape [-1] or [-1, 1] as [-1]."""
         if not tensor.shape or tensor.shape[1:] not in ([], [1]):
             raise InvalidRequest(
                 f"input '{tensor.name}' has the shape {tensor.shape}, "
                 "expected [-1] or [-1, 1]"
             )
-        return self._values(tensor).ravel()
+        return self._read_values(tensor).ravel()
 
-    def _values(self, tensor: RequestInput) -> Array:
-        """The tensor as numbers that the estimator knows, or BYTES as `str` objects."""
+    def _read_values(self, tensor: RequestInput) -> Array:
+        """Return numbers of a kind that scikit-learn knows, or BYTES as `str`."""
         array = tensor.as_numpy()
         if tensor.datatype == Datatype.BYTES:
-            return _decoded(tensor.name, array)
+            return _decode(tensor.name, array)
         bfloat16 = tensor.datatype == Datatype.BF16  # which scikit-learn does not know
         known = np.dtype(np.float32) if bfloat16 else array.dtype
         return array.astype(self.dtype or known, copy=False)
 
-    def _table(self, array: Array) -> Any:
-        return _frame(array, self.names) if self.names else array
+    def _make_table(self, array: Array) -> Any:
+        return _make_frame(array, self.names) if self.names else array
 
-    def _expected(self) -> str:
+    def _describe_expected(self) -> str:
         if self.text:
             return "one BYTES tensor of the shape [-1]"
         one = f"one tensor of the shape {self.metadata().shape}"
         if not self.names:
             return one
-        return f"{one} or one tensor for each column ({_listed(self.names)})"
+        return f"{one} or one tensor for each column ({_quote(self.names)})"
 
 
-def _first_step(estimator: Any) -> Any:
-    """The estimator that meets the input first, inside searches and pipelines."""
+def _find_first_step(estimator: Any) -> Any:
+    """Return the estimator that gets the input first, in searches and pipelines."""
     estimator = getattr(estimator, "best_estimator_", estimator)
     if hasattr(estimator, "steps"):
-        return _first_step(estimator.steps[0][1])
+        return _find_first_step(estimator.steps[0][1])
     return estimator
 
 
-def _frame(data: Any, names: Sequence[str]) -> Any:
-    """A DataFrame: column selectors want the names that the estimator was fitted on."""
+def _make_frame(data: Any, names: Sequence[str]) -> Any:
+    """Make a DataFrame: column selectors need the names from the fit."""
     import pandas as pd  # type: ignore[import-untyped]  # it ships no types
 
     return pd.DataFrame(data, columns=list(names))
 
 
-def _decoded(name: str, array: Array) -> Array:
+def _decode(name: str, array: Array) -> Array:
     text = np.empty(array.size, dtype=object)
     try:
         text[:] = [value.decode() for value in array.ravel()]
@@ -156,7 +157,7 @@ def _decoded(name: str, array: Array) -> Array:
     return text.reshape(array.shape)
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Names for an error text: the first five, and how many more there are."""
+def _quote(names: Sequence[str]) -> str:
+    """Return names for an error text: the first five, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -16,11 +16,11 @@ SUFFIXES = (".joblib", ".pickle", ".pkl", ".skops")
 
 
 def read_estimator(path: Path, trusted: Sequence[str]) -> Any:
-    """The object in the file; `trusted` names the types that a skops file may hold.
+    """Read the object in a file; `trusted` names the types that a skops file may hold.
 
-    A directory stands for the one model file in it. Raises FileNotFoundError where
-    there is no such file, and ValueError where it cannot be read, holds types that
-    neither skops nor `trusted` vouches for, or could not be held to `trusted`.
+    A directory stands for the one model file in it. Raises FileNotFoundError if there
+    is no such file, and ValueError if it cannot be read, holds types that neither skops
+    nor `trusted` allows, or is no skops file although `trusted` is set.
     """
     path = model_file(path, SUFFIXES)
     if not path.is_file():
@@ -35,26 +35,26 @@ def read_estimator(path: Path, trusted: Sequence[str]) -> Any:
 def _read_joblib(path: Path) -> Any:
     import joblib  # type: ignore[import-untyped]  # it ships no types
 
-    with _readable(path):
+    with _name_file(path):
         return joblib.load(path)
 
 
 def _read_skops(path: Path, trusted: Sequence[str]) -> Any:
     from skops import io  # type: ignore[import-untyped]  # it ships no types
 
-    with _readable(path):
+    with _name_file(path):
         unknown = sorted(set(io.get_untrusted_types(file=path)) - set(trusted))
     if unknown:
         raise ValueError(
             f"{path} holds types that are not trusted: {', '.join(unknown)}; "
             "name them in the setting 'trusted' if you know where the file is from"
         )
-    with _readable(path):
+    with _name_file(path):
         return io.load(path, trusted=list(trusted))
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _name_file(path: Path) -> Iterator[None]:
     """Name the file in what reading it raises; a broken pickle may raise anything."""
     try:
         yield

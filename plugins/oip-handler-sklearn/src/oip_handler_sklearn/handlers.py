@@ -21,13 +21,13 @@ from oip_handler import (
 )
 from oip_handler_sklearn.features import Features
 from oip_handler_sklearn.files import SUFFIXES, read_estimator
-from oip_handler_sklearn.outputs import Output, outputs_of, requested
+from oip_handler_sklearn.outputs import Output, find_outputs, select_outputs
 
 __all__ = ["EstimatorHandler", "IrisHandler", "SklearnHandler"]
 
 
 class EstimatorHandler(ModelHandler):
-    """Serves the fitted estimator that `estimator` gives."""
+    """A handler of the fitted estimator that `estimator` returns."""
 
     _model: tuple[Features, dict[str, Output]] | None = None
 
@@ -37,23 +37,23 @@ class EstimatorHandler(ModelHandler):
 
     @override
     def model_load(self, model_name: str) -> bool:
-        """Get the estimator ready; any exception says what is wrong with it."""
-        estimator = _checked(self.estimator())
-        features, outputs = _tried(Features.of(estimator), outputs_of(estimator))
+        """Prepare the estimator; any exception says what is wrong with it."""
+        estimator = _check_fitted(self.estimator())
+        features, outputs = _measure(Features.of(estimator), find_outputs(estimator))
         self._model = features, {output.name: output for output in outputs}
         return True
 
     @override
     def model_unload(self, model_name: str) -> None:
-        """Let go of the estimator."""
+        """Release the estimator."""
         self._model = None
 
     @override
     def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
-        """The input `x`, [-1, features], and the outputs that the estimator offers."""
-        features, outputs = self._loaded(model_name)
+        """Describe the input `x`, [-1, features], and the estimator's outputs."""
+        features, outputs = self._require_model(model_name)
         return ModelMetadataResponse(
             name=model_name,
             platform="sklearn",
@@ -70,11 +70,11 @@ class EstimatorHandler(ModelHandler):
     ) -> InferenceResponse:
         """Compute the requested outputs, and only those.
 
-        Raises InvalidRequest where inputs or output names do not fit the model; the
+        Raises InvalidRequest if inputs or output names do not fit the model; the
         estimator itself raises ValueError for values that it cannot take.
         """
-        features, outputs = self._loaded(model_name)
-        wanted = requested(payload, outputs)
+        features, outputs = self._require_model(model_name)
+        wanted = select_outputs(payload, outputs)
         rows = features.read(payload)
         return InferenceResponse(
             model_name=model_name,
@@ -82,17 +82,17 @@ class EstimatorHandler(ModelHandler):
             outputs=[output.answer(rows) for output in wanted],
         )
 
-    def _loaded(self, model_name: str) -> tuple[Features, dict[str, Output]]:
+    def _require_model(self, model_name: str) -> tuple[Features, dict[str, Output]]:
         if self._model is None:
             raise ModelNotReady(f"model '{model_name}' is not loaded")
         return self._model
 
 
 class SklearnHandler(EstimatorHandler):
-    """Serves a scikit-learn estimator from a joblib or skops file."""
+    """A handler of a scikit-learn estimator from a joblib or skops file."""
 
     class Settings(BaseModel):
-        """Where the estimator is, and how far its file is trusted."""
+        """The file of the estimator, and the types that it may hold."""
 
         model_config = ConfigDict(extra="forbid")
 
@@ -133,7 +133,7 @@ class SklearnHandler(EstimatorHandler):
 
 
 class IrisHandler(EstimatorHandler):
-    """Tells iris species apart by sepal and petal sizes: a model that needs no file.
+    """A classifier of iris species by sepal and petal sizes: it needs no file.
 
     Input [-1, 4] in cm: sepal length, sepal width, petal length, petal width.
     """
@@ -152,8 +152,8 @@ class IrisHandler(EstimatorHandler):
         return GaussianNB().fit(iris.data, iris.target_names[iris.target])
 
 
-def _checked(estimator: Any) -> Any:
-    """The object itself, if it is a fitted estimator; ValueError otherwise."""
+def _check_fitted(estimator: Any) -> Any:
+    """Return the object if it is a fitted estimator; ValueError otherwise."""
     from sklearn.utils.validation import (  # type: ignore[import-untyped]
         check_is_fitted,
     )
@@ -165,20 +165,20 @@ def _checked(estimator: Any) -> Any:
     return estimator
 
 
-def _tried(
+def _measure(
     features: Features, outputs: tuple[Output, ...]
 ) -> tuple[Features, tuple[Output, ...]]:
-    """Both sides of a model as two made-up rows show them.
+    """Return both sides of a model with the dtypes and shapes that two rows show.
 
     Some estimators (KMeans, NMF) take the kind of float that they were fitted on and
-    no other. Both sides stay as they are where the rows are rejected either way, as by
-    an encoder that met no such category.
+    no other. Both sides stay as they are if the estimator rejects the rows in either
+    kind, as an encoder does that knows no such category.
     """
     results = {}
     for dtype in (np.dtype(np.float64), np.dtype(np.float32)):
         sample = features.sample(dtype)
         try:
-            results[dtype] = tuple(output.measured(sample) for output in outputs)
+            results[dtype] = tuple(output.measure(sample) for output in outputs)
         except Exception:
             continue
     if len(results) == 1:

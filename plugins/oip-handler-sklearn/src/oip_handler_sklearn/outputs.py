@@ -1,4 +1,4 @@
-"""The output side: what an estimator offers, and its results as protocol tensors."""
+"""The output side: an estimator's methods, and their results as tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oip_handler import (
     ResponseOutput,
 )
 
-__all__ = ["Output", "outputs_of", "requested"]
+__all__ = ["Output", "find_outputs", "select_outputs"]
 
 Array = NDArray[Any]
 _FLOAT = np.dtype(np.float64)
@@ -34,25 +34,25 @@ class Output:
     shape: tuple[int, ...]
 
     def metadata(self) -> MetadataTensor:
-        """The description; TypeError for a dtype that the protocol cannot carry."""
+        """Describe the output; TypeError for a dtype that the protocol cannot carry."""
         datatype = ResponseOutput.from_numpy("", np.empty(0, self.dtype)).datatype
         return MetadataTensor(name=self.name, datatype=datatype, shape=list(self.shape))
 
-    def measured(self, sample: Any) -> Output:
-        """The same output with the dtype and shape that the method gives for a sample.
+    def measure(self, sample: Any) -> Output:
+        """Return the output with the dtype and shape that a sample's result has.
 
-        Raises whatever the estimator raises for a sample that it does not take.
+        Raises whatever the estimator raises for a sample that it rejects.
         """
         with np.errstate(all="ignore"):
-            array = _dense(self.call(sample))
+            array = _to_array(self.call(sample))
         return replace(self, dtype=array.dtype, shape=(-1, *array.shape[1:]))
 
     def answer(self, rows: Any) -> ResponseOutput:
-        """Call the method; a narrower number comes back in the described dtype.
+        """Call the method; widen a narrower number to the described dtype.
 
-        Raises HandlerFault where the result is no tensor of the protocol.
+        Raises HandlerFault if the result is no tensor of the protocol.
         """
-        array = _dense(self.call(rows))
+        array = _to_array(self.call(rows))
         if self.dtype.kind in "biuf" and np.can_cast(array.dtype, self.dtype):
             array = array.astype(self.dtype, copy=False)
         try:
@@ -61,17 +61,17 @@ class Output:
             raise HandlerFault(f"output '{self.name}': {error}") from error
 
 
-def outputs_of(estimator: Any) -> tuple[Output, ...]:
-    """What a fitted estimator offers, as described before any measuring.
+def find_outputs(estimator: Any) -> tuple[Output, ...]:
+    """Return the outputs of a fitted estimator, with dtypes and shapes to be measured.
 
     Labels (and probabilities) for classifiers, clusterers and outlier detectors, a
     prediction for regressors, a transform for what cannot predict. Raises ValueError
-    where there is nothing to serve.
+    if there is nothing to serve.
     """
     if hasattr(estimator, "predict"):
-        if _kind(estimator) in (None, "regressor"):
+        if _find_kind(estimator) in (None, "regressor"):
             return (Output("prediction", estimator.predict, _FLOAT, (-1,)),)
-        return _label_outputs(estimator)
+        return _find_label_outputs(estimator)
     if hasattr(estimator, "transform"):
         return (Output("transform", estimator.transform, _FLOAT, (-1, -1)),)
     raise ValueError(
@@ -80,8 +80,10 @@ def outputs_of(estimator: Any) -> tuple[Output, ...]:
     )
 
 
-def requested(payload: InferenceRequest, outputs: Mapping[str, Output]) -> list[Output]:
-    """The outputs that a request asks for, each once; all where it asks for none.
+def select_outputs(
+    payload: InferenceRequest, outputs: Mapping[str, Output]
+) -> list[Output]:
+    """Return the outputs that a request names, each once; all if it names none.
 
     Raises InvalidRequest for a name that the model does not offer.
     """
@@ -95,7 +97,7 @@ def requested(payload: InferenceRequest, outputs: Mapping[str, Output]) -> list[
     return [outputs[name] for name in names]
 
 
-def _label_outputs(estimator: Any) -> tuple[Output, ...]:
+def _find_label_outputs(estimator: Any) -> tuple[Output, ...]:
     classes = getattr(estimator, "classes_", None)
     if isinstance(classes, list):  # one array of classes for each column of labels
         shape = (-1, len(classes))
@@ -108,8 +110,8 @@ def _label_outputs(estimator: Any) -> tuple[Output, ...]:
     return (label, Output("probabilities", call, _FLOAT, (-1, count)))
 
 
-def _kind(estimator: Any) -> str | None:
-    """'classifier', 'regressor', …; tags came with scikit-learn 1.6."""
+def _find_kind(estimator: Any) -> str | None:
+    """Return 'classifier', 'regressor', …; tags came with scikit-learn 1.6."""
     if not hasattr(estimator, "__sklearn_tags__"):
         return getattr(estimator, "_estimator_type", None)
     from sklearn.utils import get_tags  # type: ignore[import-untyped]  # has no types
@@ -118,6 +120,6 @@ def _kind(estimator: Any) -> str | None:
     return kind
 
 
-def _dense(result: Any) -> Array:
-    """An array from what an estimator gives: array, sparse matrix or DataFrame."""
+def _to_array(result: Any) -> Array:
+    """Return a result as an array: of an array, sparse matrix or DataFrame."""
     return np.asarray(result.toarray() if hasattr(result, "toarray") else result)
