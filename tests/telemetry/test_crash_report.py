@@ -142,7 +142,7 @@ def test_a_worker_that_is_killed_says_why_and_another_one_serves(
     server.wait_until_ready()
     with pytest.raises(httpx.HTTPError):
         server.post("/v2/models/fraud/infer", json=request([1, 2], [1, 2]))
-    wait_for(lambda: "was ended by SIGSEGV" in server.log, "the supervisor's line")
+    wait_for(lambda: "was killed by SIGSEGV" in server.log, "the supervisor's line")
     assert named(server.log, "Dies"), server.log
     server.wait_until_ready()
     answer = server.post("/v2/models/ok/infer", json=request([1, 2], [1, 2]))

@@ -23,11 +23,10 @@ from prometheus_client import (
 
 from oip_host.model_server import AissembleOIPKServe
 from oip_host.models.registry import Registry
-from oip_host.telemetry.statistics import Statistics, together
-from oip_host.workers import count_files as snapshots
-from oip_host.workers import count_merge as totals
-from oip_host.workers.count_files import Snapshots
-from oip_host.workers.identity import Place
+from oip_host.telemetry.statistics import Statistics, merge_statistics
+from oip_host.workers import count_files, count_merge
+from oip_host.workers.count_files import CountFiles
+from oip_host.workers.identity import WorkerIdentity
 from support.fakes import Echo
 
 Events = list[tuple[int, str, float]]
@@ -59,14 +58,14 @@ class Process:
         for each in others:
             each.observe(value)
 
-    def packed(self) -> list[totals.Family]:
+    def serialize(self) -> list[count_merge.Family]:
         # as a file has them
         return json.loads(  # type: ignore[no-any-return]
-            json.dumps(totals.packed(self.registry.collect()))
+            json.dumps(count_merge.serialize_families(self.registry.collect()))
         )
 
 
-def samples(families: list[totals.Family], created: bool = False) -> Samples:
+def samples(families: list[count_merge.Family], created: bool = False) -> Samples:
     return {
         (name, tuple(sorted(labels.items()))): value
         for family in families
@@ -83,25 +82,25 @@ def test_counts_of_several_are_those_of_one(events: Events, dead: set[int]) -> N
     for index, label, value in events:
         processes[index].add(label, value)
         one.add(label, value)
-    summed = totals.summed(
-        [p.packed() for n, p in enumerate(processes) if n not in dead],
-        [processes[n].packed() for n in sorted(dead)],
+    summed = count_merge.merge_families(
+        [p.serialize() for n, p in enumerate(processes) if n not in dead],
+        [processes[n].serialize() for n in sorted(dead)],
     )
-    assert samples(one.packed()) == samples(summed)
+    assert samples(one.serialize()) == samples(summed)
     created = samples(summed, created=True)
     for process in processes:
-        for key, value in samples(process.packed(), created=True).items():
+        for key, value in samples(process.serialize(), created=True).items():
             assert created[key] <= value
-    given_out = generate_latest(totals.Metrics(summed)).decode()
+    given_out = generate_latest(count_merge.MergedMetrics(summed)).decode()
     assert given_out.count("# TYPE of_histogram histogram") == 1
 
 
-def gauges(**values: float) -> list[totals.Family]:
+def gauges(**values: float) -> list[count_merge.Family]:
     registry = CollectorRegistry()
     for name, value in values.items():
         Gauge(name, "text", registry=registry).set(value)
     Info("build", "text", registry=registry).info({"version": "1"})
-    return totals.packed(registry.collect())
+    return count_merge.serialize_families(registry.collect())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +116,7 @@ def gauges(**values: float) -> list[totals.Family]:
 )
 def test_gauges_have_their_rules(name: str, expected: float) -> None:
     """Of two living processes with 0 and 1; one that died has nothing to say."""
-    of_all = totals.summed(
+    of_all = count_merge.merge_families(
         [gauges(**{name: 0.0}), gauges(**{name: 1.0})], [gauges(**{name: 100.0})]
     )
     assert expected == samples(of_all)[name, ()]
@@ -125,14 +124,14 @@ def test_gauges_have_their_rules(name: str, expected: float) -> None:
 
 def test_an_info_stays_one() -> None:
     """What says the same in all processes is said once, with the value 1."""
-    found = samples(totals.summed([gauges(), gauges()], [gauges()]))
+    found = samples(count_merge.merge_families([gauges(), gauges()], [gauges()]))
     assert {("build_info", (("version", "1"),)): 1.0} == found
 
 
 def test_what_is_no_number_stays_so() -> None:
     """NaN and infinities pass through a file."""
     families = json.loads(json.dumps(gauges(a=math.nan, b=math.inf)))
-    found = samples(totals.summed([families]))
+    found = samples(count_merge.merge_families([families]))
     assert math.isnan(found["a", ()])
     assert found["b", ()] == math.inf
 
@@ -157,7 +156,7 @@ def test_statistics_of_several_are_those_of_one(added: list[Any]) -> None:
             statistics.add("rest", outcome, seconds, 2 * seconds, size, leads)
     first, *others = (part.document("m", "1") for part in parts)
     for other in others:
-        first = together(first, other)
+        first = merge_statistics(first, other)
     last = max(part.last_inference_s for part in parts)
     assert int(last * 1000) == first["last_inference"]
     expected = {**one.document("m", "1"), "last_inference": first["last_inference"]}
@@ -175,24 +174,26 @@ class Worker:
 
     def __init__(self, directory: Path, index: int) -> None:
         self.model: Any = AissembleOIPKServe("m", Echo)
-        place = Place(index, 2, str(directory), os.getppid(), 1, 2, False, -1)
-        self.snapshots = Snapshots(place, Registry([self.model]))
+        identity = WorkerIdentity(
+            index, 2, str(directory), os.getppid(), 1, 2, False, -1
+        )
+        self.files = CountFiles(identity, Registry([self.model]))
         if index == 0:  # one that lives for as long as the test
-            self.snapshots._own = directory / f"0-{os.getppid()}-1.json"
+            self.files._own = directory / f"0-{os.getppid()}-1.json"
 
     async def count(self, number: int) -> None:
         for _ in range(number):
             self.model.statistics.add("rest", "ok", 0.5, 0.5)
-        assert await self.snapshots.write()
+        assert await self.files.write()
 
     async def counted(self) -> int:
-        ((document,), _) = reversed(await self.snapshots.read())
+        ((document,), _) = reversed(await self.files.read())
         return int(document["inference_count"])
 
 
 def dies(worker: Worker) -> Path:
     """Have a worker's file be that of a process that is not there."""
-    own = worker.snapshots._own
+    own = worker.files._own
     return own.rename(own.with_name(own.name.replace(str(os.getpid()), str(GONE))))
 
 
@@ -205,14 +206,14 @@ async def test_the_dead_count_once(tmp_path: Path) -> None:
         await other.count(10)
         file = dies(other)
         assert 1 + 10 * deaths == await living.counted()
-        Worker(tmp_path, 1).snapshots.bury()
+        Worker(tmp_path, 1).files.merge_dead_workers()
         assert not file.exists()
         assert 1 + 10 * deaths == await living.counted()
-    expected = {living.snapshots._own.name, "dead.json", "counts.lock"}
+    expected = {living.files._own.name, "dead.json", "counts.lock"}
     assert expected == {*os.listdir(tmp_path)}
 
 
-async def test_a_burial_that_is_cut_off_counts_nobody_twice(
+async def test_a_merge_that_is_cut_off_counts_nobody_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files that are left over are known, and go the next time."""
@@ -227,13 +228,13 @@ async def test_a_burial_that_is_cut_off_counts_nobody_twice(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
-            Worker(tmp_path, 1).snapshots.bury()
+            Worker(tmp_path, 1).files.merge_dead_workers()
     assert file.exists()
     assert 11 == await living.counted()
     last = Worker(tmp_path, 1)
     await last.count(100)
     dies(last)
-    Worker(tmp_path, 1).snapshots.bury()
+    Worker(tmp_path, 1).files.merge_dead_workers()
     assert not file.exists()
     assert 111 == await living.counted()
 
@@ -243,7 +244,7 @@ async def test_a_process_id_may_come_again(tmp_path: Path) -> None:
     before = Worker(tmp_path, 1)
     await before.count(10)
     again = Worker(tmp_path, 1)
-    again.snapshots.bury()
+    again.files.merge_dead_workers()
     await again.count(1)
     assert 11 == await again.counted()
 
@@ -252,10 +253,10 @@ async def test_nothing_is_written_where_nothing_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same counts leave the file as it is."""
-    monkeypatch.setattr(snapshots, "REGISTRY", CollectorRegistry())
+    monkeypatch.setattr(count_files, "REGISTRY", CollectorRegistry())
     worker = Worker(tmp_path, 0)
     await worker.count(1)
-    file = worker.snapshots._own
+    file = worker.files._own
     before = file.stat().st_ino
     await worker.count(0)
     assert before == file.stat().st_ino
@@ -268,5 +269,5 @@ async def test_a_full_disk_is_told(
 ) -> None:
     """A worker that cannot write goes on, and says so in the log."""
     worker = Worker(tmp_path / "nowhere", 0)
-    assert not await worker.snapshots.write()
-    assert "what was counted cannot be written" in caplog.text
+    assert not await worker.files.write()
+    assert "could not write the metrics snapshot" in caplog.text

@@ -25,7 +25,7 @@ from oip_host.config.settings import Settings
 from oip_host.edge.grpc.messages import message
 from oip_host.errors import ConfigurationError
 from oip_host.workers import supervisor as workers
-from oip_host.workers.identity import Place
+from oip_host.workers.identity import WorkerIdentity
 from support.load import CLOSED, Clients, Gate, Outcome, numbered, until
 from support.process import (
     COMMAND,
@@ -256,7 +256,7 @@ def test_counts_outlive_a_worker(pair: Server) -> None:
     dies = pids(pair)[0]
     os.kill(dies, signal.SIGKILL)
     # until then the kernel gives it connections, which end without an answer
-    line = rf"worker 0 \(pid {dies}\) was ended by SIGKILL; another one starts in "
+    line = rf"worker 0 \(pid {dies}\) was killed by SIGKILL, starting another one "
     wait_for(lambda: re.search(line, pair.log), "its end")
 
     def replaced() -> bool:
@@ -360,7 +360,7 @@ def test_a_worker_that_cannot_start_is_tried_again_and_again(
         "--workers=2",
         env={"WORKER_DIR": str(tmp_path)},
     )
-    ends = rf"worker 1 \(pid \d+\) ended with exit code {CODE}; .* starts in ([\d.]+) s"
+    ends = rf"worker 1 \(pid \d+\) exited with code {CODE}, .* another one in ([\d.]+)"
     wait_for(lambda: len(re.findall(ends, server.log)) == 2, "two deaths")
     assert ["0.5", "1"] == re.findall(ends, server.log)
     assert 3 == len((tmp_path / "starts").read_text().split())
@@ -377,7 +377,7 @@ def test_a_worker_that_cannot_start_is_tried_again_and_again(
 )
 def test_the_waits_grow_up_to_half_a_minute(deaths: int, expected: float) -> None:
     """Seconds before a start after so many deaths, none of which lived for long."""
-    assert expected == workers._wait_s(deaths)
+    assert expected == workers._compute_wait_s(deaths)
 
 
 # -- faults of the configuration ----------------------------------------------
@@ -460,13 +460,13 @@ def test_no_second_host_comes_before_the_first_one_listens() -> None:
     """The ports are the supervisor's before there is a worker."""
     settings = Settings(kserve_http_port=0, kserve_grpc_port=0, oip_bind="127.0.0.1")
     with ExitStack() as first, ExitStack() as second:
-        ports = workers._ports(settings, first)
+        ports = workers._reserve_ports(settings, first)
         same = settings.model_copy(update=ports)
         with pytest.raises(ConfigurationError) as caught:
-            workers._ports(same, second)
+            workers._reserve_ports(same, second)
         assert 2 == len(caught.value.faults)
     with ExitStack() as third:
-        assert ports == workers._ports(same, third)
+        assert ports == workers._reserve_ports(same, third)
 
 
 @pytest.mark.parametrize("beyond", [0, 1, 40])
@@ -478,7 +478,7 @@ def test_what_the_workers_share_has_a_short_path(
     deep = temporary / ("x" * length)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    with workers._directory() as directory, ExitStack() as stack:
+    with workers._make_directory() as directory, ExitStack() as stack:
         assert (beyond == 0) == directory.startswith(str(deep))
         assert 0o700 == os.stat(directory).st_mode & 0o777
         own = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -492,17 +492,17 @@ def test_no_directory_is_a_fault(
 ) -> None:
     """It is told as any other fault of the configuration."""
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "nowhere"))
-    with pytest.raises(ConfigurationError) as caught, workers._directory():
+    with pytest.raises(ConfigurationError) as caught, workers._make_directory():
         pass
-    assert caught.value.faults[0].startswith("kserve_workers: no directory for ")
+    assert caught.value.faults[0].startswith("kserve_workers: could not make a ")
 
 
 def test_a_worker_without_its_supervisor_does_not_start() -> None:
     """It could not be told to stop any more."""
-    place = Place(0, 2, "/nowhere", os.getpid(), 0, 0, False, -1)
+    identity = WorkerIdentity(0, 2, "/nowhere", os.getpid(), 0, 0, False, -1)
     done = run(
         "bash", "-c", f"{COMMAND} serve; exit $?",  # the shell is its parent
-        env={"OIP_WORKER": place.environment()["OIP_WORKER"]},
+        env={"OIP_WORKER": identity.to_environment()["OIP_WORKER"]},
     )  # fmt: skip
     assert done.returncode == 1
     assert "" == done.stdout + done.stderr
@@ -755,7 +755,7 @@ def test_a_signal_while_workers_start_ends_all(serve: Serve, tmp_path: Path) -> 
         "--workers=3",
         env={"WORKER_DIR": str(tmp_path)},
     )
-    wait_for(lambda: len(re.findall("another one starts", server.log)) > 2, "deaths")
+    wait_for(lambda: len(re.findall("starting another one", server.log)) > 2, "deaths")
     assert server.stop() == 0
     assert "Traceback" not in server.log
 

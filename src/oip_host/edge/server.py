@@ -29,8 +29,8 @@ from oip_host.kserve.api import kserve
 from oip_host.models.registry import Registry
 from oip_host.models.server_state import ServerState
 from oip_host.telemetry import logs
-from oip_host.workers.identity import Place
-from oip_host.workers.ports import listener
+from oip_host.workers.identity import WorkerIdentity
+from oip_host.workers.ports import bind_socket
 from oip_host.workers.shared_state import SharedState
 
 __all__ = ["KServeServer"]
@@ -39,7 +39,7 @@ __all__ = ["KServeServer"]
 class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no types
     """A server of a registry; call `startup` and `shutdown` on the running loop.
 
-    With a `place` it is one of several workers: it shares their ports, and answers for
+    With a `worker` it is one of several workers: it shares their ports, and answers for
     all of them.
     """
 
@@ -48,19 +48,19 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
         registry: Registry,
         settings: Settings,
         kserve_args: Namespace,
-        place: Place | None = None,
+        worker: WorkerIdentity | None = None,
     ) -> None:
         control = settings.oip_model_control
         self.state = (
-            SharedState(registry, control, place)
-            if place
+            SharedState(registry, control, worker)
+            if worker
             else ServerState(registry, control)
         )
         self.http_port: int
         self.grpc_port: int
         super().__init__(
-            http_port=place.http_port if place else settings.kserve_http_port,
-            grpc_port=place.grpc_port if place else settings.kserve_grpc_port,
+            http_port=worker.http_port if worker else settings.kserve_http_port,
+            grpc_port=worker.grpc_port if worker else settings.kserve_grpc_port,
             workers=settings.kserve_workers,
             max_threads=settings.kserve_max_threads,
             max_asyncio_workers=settings.kserve_max_asyncio_workers,
@@ -70,13 +70,13 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
             enable_latency_logging=settings.kserve_enable_latency_logging,
             access_log_format=settings.kserve_access_log_format,
         )
-        self._shared = place is not None
+        self._shared = worker is not None
         self._verifier = build_verifier(settings)
         self._auth = Authorizer(self._verifier)
         self._settings = settings
         self._args = kserve_args
         self._edge: RestEdge | None = None
-        self.probe_port = place.probe_port if place else settings.oip_probe_port
+        self.probe_port = worker.probe_port if worker else settings.oip_probe_port
         self._tls: Tls | None = None
         self._rest: HttpServer | None = None
         self._probes: HttpServer | None = None
@@ -143,7 +143,7 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
     ) -> socket.socket | None:
         """Return a socket at a port; append a fault and return None where it fails."""
         try:
-            return listener(self._settings.oip_bind, port, shared=self._shared)
+            return bind_socket(self._settings.oip_bind, port, shared=self._shared)
         except OSError as error:
             faults.append(f"{option} {port}: {error}")
             return None

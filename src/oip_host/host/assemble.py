@@ -19,7 +19,7 @@ from oip_host.hookspecs import HandlerEntry
 from oip_host.plugins import wheels
 from oip_host.plugins.choice import Choice, choose
 from oip_host.plugins.discovery import create_manager, list_handlers
-from oip_host.workers.identity import Place, entered
+from oip_host.workers.identity import WorkerIdentity, from_environment
 
 __all__ = ["HandlerSelection", "Launch", "assemble"]
 
@@ -42,7 +42,7 @@ class Launch:
     """The faults of the options."""
     plugin_dir_faults: tuple[str, ...]
     """The faults of the plugin directory, which has then no handler to offer."""
-    worker: Place | None
+    worker: WorkerIdentity | None
     """Which of several workers this process is; None if it is none."""
     plugins: Callable[[], pluggy.PluginManager]
     """Returns the manager of all extensions, imported at the first call."""
@@ -75,7 +75,7 @@ def assemble(
     `extensions` are registered before the installed ones; `program` has the options
     that a program sets in its code.
     """
-    worker = entered()
+    worker = from_environment()
     configuration, faults = read(arguments, program=program)
     prepared = worker.plugins if worker else None
     plugin_dir_faults = wheels.add(configuration.settings, prepared)

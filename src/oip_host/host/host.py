@@ -26,7 +26,7 @@ from oip_host.replicas.cluster import Cluster
 from oip_host.telemetry import crash_report as crash
 from oip_host.telemetry import otel as exporting
 from oip_host.workers import supervisor as workers
-from oip_host.workers.identity import Place
+from oip_host.workers.identity import WorkerIdentity
 
 if TYPE_CHECKING:
     from oip_host.telemetry.tracing import Tracing
@@ -50,7 +50,7 @@ class Host:
         configuration: Configuration,
         kserve_args: Namespace,
         cluster: Cluster,
-        place: Place | None = None,
+        worker: WorkerIdentity | None = None,
     ) -> None:
         self._cluster = cluster
         self.planned = plan.models
@@ -59,10 +59,10 @@ class Host:
         self.configuration = configuration
         self.registry = Registry([each.model for each in plan.models])
         metrics.watch(self.registry)
-        self.place = place
+        self.worker = worker
         """Which of several workers this process is; None if it is none."""
         self.server = KServeServer(
-            self.registry, configuration.settings, kserve_args, self.place
+            self.registry, configuration.settings, kserve_args, self.worker
         )
         self._stop: asyncio.Future[signal.Signals] | None = None
         self._hurry = asyncio.Event()
@@ -80,7 +80,7 @@ class Host:
 
         If several workers are to serve, this process supervises them.
         """
-        if self.place is None and self.configuration.settings.kserve_workers > 1:
+        if self.worker is None and self.configuration.settings.kserve_workers > 1:
             code = workers.supervise(self.configuration)
             if code:
                 raise SystemExit(code)
@@ -104,7 +104,7 @@ class Host:
         stop = self._catch_signals()
         await self.server.state.start()
         following = asyncio.create_task(follow(self._watcher, self))
-        late = self.place is not None and self.place.replaces
+        late = self.worker is not None and self.worker.is_replacement
         if not late:
             await self.startup()
         loading = asyncio.create_task(self.load())
@@ -139,13 +139,15 @@ class Host:
     async def startup(self) -> None:
         """Listen; raises ConfigurationError if a port is taken."""
         await self.server.startup()
-        if self.place is None:
+        if self.worker is None:
             log.info("%s", self.server.addresses)
         else:
-            log.info("worker %d of %d is listening", self.place.index, self.place.count)
-            self.place.tell(self.server.addresses)
+            log.info(
+                "worker %d of %d is listening", self.worker.index, self.worker.count
+            )
+            self.worker.announce(self.server.addresses)
         exposure = auth.describe_exposure(self.configuration.settings)
-        if exposure and (self.place is None or self.place.is_first):
+        if exposure and (self.worker is None or self.worker.is_first):
             log.warning("%s", exposure)
 
     def _signalled(self, number: signal.Signals) -> None:

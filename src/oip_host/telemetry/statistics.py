@@ -1,4 +1,4 @@
-"""Running totals of one model's inferences, for metrics and for Triton's statistics."""
+"""Running totals of a model's inferences, for metrics and for Triton's statistics."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from bisect import bisect_left
 from collections import defaultdict
 from typing import Any
 
-__all__ = ["BOUNDS", "Statistics", "Timing", "together"]
+__all__ = ["BOUNDS", "Statistics", "Timing", "merge_statistics"]
 
 BOUNDS = (
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
 )  # fmt: skip
-"""Upper bounds of a histogram's buckets in seconds: Prometheus's own, as KServe has."""
+"""Upper bounds of buckets, in seconds: Prometheus's defaults, which KServe has too."""
 
 
 class Timing:
-    """How often something took how long."""
+    """A histogram of durations."""
 
     __slots__ = ("buckets", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.buckets = [0] * (len(BOUNDS) + 1)
-        """Counts up to each of `BOUNDS`, and beyond the last."""
+        """Counts up to each of `BOUNDS`, and above the last."""
 
     @property
     def count(self) -> int:
-        """How often."""
+        """The number of durations."""
         return sum(self.buckets)
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self.seconds += seconds
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
 
     def document(self) -> dict[str, int]:
-        """A `$duration_stat` of `extension_statistics.md`."""
+        """Return a `$duration_stat` of `extension_statistics.md`."""
         return _duration(self.count, self.seconds)
 
 
@@ -45,11 +45,11 @@ def _duration(count: int, seconds: float = 0.0) -> dict[str, int]:
 
 
 class Statistics:
-    """The totals since the model was added, over all of its loads.
+    """Totals since the model was added, over all of its loads.
 
-    A request counts as one inference, and a batch of them as one execution. The host
-    prepares and extracts tensors outside of the handler, so compute_input and
-    compute_output have a count and no time, and it has no cache.
+    A request counts as one inference, and a batch of requests as one execution. The
+    host prepares and extracts tensors outside the handler, so compute_input and
+    compute_output have a count and no time. There is no cache.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class Statistics:
         self.outcomes: defaultdict[tuple[str, str], int] = defaultdict(int)
         """Finished inferences by protocol and outcome."""
         self.queue, self.handler, self.total = Timing(), Timing(), Timing()
-        """Times of those that were answered."""
+        """Durations of the inferences that were answered."""
         self.bytes_in = self.bytes_out = 0
-        """Of the bodies of requests and answers, uncompressed."""
+        """Sizes of request and response bodies, uncompressed."""
         self.failed_s = 0.0
         self.executions: defaultdict[int, Timing] = defaultdict(Timing)
-        """Times in the handler by the number of requests in a batch."""
+        """Durations in the handler by the number of requests in a batch."""
 
     def add(
         self,
@@ -75,7 +75,7 @@ class Statistics:
     ) -> None:
         """Count a finished inference.
 
-        Of the inferences of a batch one leads, and counts as the execution.
+        One inference of each batch leads, and counts as its execution.
         """
         self.outcomes[protocol, outcome] += 1
         if outcome != "ok":
@@ -88,7 +88,7 @@ class Statistics:
             self.executions[batch_size].add(handler_s)
 
     def document(self, name: str, version: str) -> dict[str, Any]:
-        """One `$model_stat` of `extension_statistics.md`, counts and nanoseconds."""
+        """Return a `$model_stat` of `extension_statistics.md`; times in nanoseconds."""
         answered = self.handler.count
         failed = sum(self.outcomes.values()) - answered
         return {
@@ -123,27 +123,31 @@ class Statistics:
         }
 
 
-def together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """One `$model_stat` of the inferences of two, of the same model version."""
+def merge_statistics(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Merge two `$model_stat` of the same model version into one."""
     batches: dict[int, dict[str, Any]] = {}
     for batch in (*one["batch_stats"], *other["batch_stats"]):
         size = batch["batch_size"]
         known = batches.get(size)
         parts = {name: part for name, part in batch.items() if name != "batch_size"}
-        summed = _added(known, parts) if known else parts
-        batches[size] = {"batch_size": size, **summed}
+        merged = _add_durations(known, parts) if known else parts
+        batches[size] = {"batch_size": size, **merged}
     return {
         **one,
         "last_inference": max(one["last_inference"], other["last_inference"]),
         "inference_count": one["inference_count"] + other["inference_count"],
         "execution_count": one["execution_count"] + other["execution_count"],
-        "inference_stats": _added(one["inference_stats"], other["inference_stats"]),
+        "inference_stats": _add_durations(
+            one["inference_stats"], other["inference_stats"]
+        ),
         "batch_stats": [batches[size] for size in sorted(batches)],
     }
 
 
-def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """The sums of two objects of durations, by the names of the second."""
+def _add_durations(
+    one: dict[str, Any], other: dict[str, Any]
+) -> dict[str, dict[str, int]]:
+    """Add two objects of durations, by the names of the second."""
     return {
         name: {key: one[name][key] + number for key, number in duration.items()}
         for name, duration in other.items()

@@ -1,4 +1,4 @@
-"""What a worker knows of its place: which one it is, and where the others are."""
+"""Which of several workers this process is, and where the others are."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 
 from oip_host.config.settings import WORKER
 
-__all__ = ["Place", "entered"]
+__all__ = ["WorkerIdentity", "from_environment"]
 
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Place:
-    """One worker among those that serve at the same ports, as the supervisor says."""
+class WorkerIdentity:
+    """One of several workers that serve at the same ports; the supervisor sets it."""
 
     index: int
     count: int
     directory: str
-    """Where the workers of this host have their files; only their user may look."""
+    """The directory of the workers' files; only their user may enter it."""
     supervisor: int
     """The process id of the supervisor."""
     http_port: int
     grpc_port: int
-    replaces: bool
-    """Whether the others serve already."""
-    tells: int
-    """The file descriptor on which it says once where it listens; -1: nobody asks."""
+    is_replacement: bool
+    """Whether the other workers serve already."""
+    announce_fd: int
+    """The file descriptor for `announce`; -1 if nobody waits for it."""
     plugins: Sequence[str] = ()
-    """Where the supervisor imports from that is of the plugin directory."""
+    """The supervisor's import paths of the plugin directory."""
     probe_port: int | None = None
 
     @property
@@ -43,46 +43,46 @@ class Place:
         return Path(self.directory)
 
     @property
-    def siblings(self) -> list[int]:
+    def others(self) -> list[int]:
         """The indexes of the other workers."""
         return [index for index in range(self.count) if index != self.index]
 
     @property
     def is_first(self) -> bool:
-        """Whether it speaks for all when it listens."""
-        return self.tells >= 0
+        """Whether it announces the addresses for all workers."""
+        return self.announce_fd >= 0
 
     @property
     def is_orphan(self) -> bool:
-        """Whether the supervisor has gone."""
+        """Whether the supervisor has died."""
         return os.getppid() != self.supervisor
 
-    def environment(self) -> dict[str, str]:
-        """This process's environment, and in it the place for the worker."""
+    def to_environment(self) -> dict[str, str]:
+        """Return this process's environment with the identity in it."""
         return {**os.environ, WORKER: json.dumps(asdict(self))}
 
-    def tell(self, addresses: str) -> None:
-        """Say that the worker listens, and where."""
+    def announce(self, addresses: str) -> None:
+        """Tell the supervisor that the worker listens, and where."""
         if self.is_first:
-            os.write(self.tells, addresses.encode())
-            os.close(self.tells)
+            os.write(self.announce_fd, addresses.encode())
+            os.close(self.announce_fd)
 
 
-def entered() -> Place | None:
-    """The place of this process, once; None where it is no worker.
+def from_environment() -> WorkerIdentity | None:
+    """Take the identity out of the environment; return None if this is no worker.
 
-    From now on the process ends with its supervisor, and its own children are told
-    nothing of the place. Exits where the supervisor has gone already.
+    Afterwards the process ends with its supervisor, and its own children do not
+    inherit the identity. Exits if the supervisor has died already.
     """
     text = os.environ.pop(WORKER, None)
     if text is None:
         return None
-    place = Place(**json.loads(text))
-    if place.is_first:
-        os.set_inheritable(place.tells, False)
+    identity = WorkerIdentity(**json.loads(text))
+    if identity.is_first:
+        os.set_inheritable(identity.announce_fd, False)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is about to read the options
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if place.is_orphan:
+    if identity.is_orphan:
         raise SystemExit(1)
-    return place
+    return identity

@@ -1,16 +1,17 @@
-"""Taking a port: for one process alone, or for several that share it."""
+"""Taking a port, for one process alone or for several that share it."""
 
 from __future__ import annotations
 
 import socket
 
-__all__ = ["listener", "reserved"]
+__all__ = ["bind_socket", "reserve_port"]
 
 
-def listener(address: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A bound socket, port 0 for any free one; raises OSError where it is taken.
+def bind_socket(address: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Return a socket bound to a port, 0 for any free one.
 
-    With `shared` it is not taken by who shares it too, of the same user.
+    With `shared`, other processes of the same user can bind it too if they also share
+    it. Raises OSError if the port is taken.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -27,17 +28,17 @@ def listener(address: str, port: int, *, shared: bool = False) -> socket.socket:
     return bound
 
 
-def reserved(address: str, port: int) -> socket.socket:
-    """A socket that keeps a port for those who share it, and takes no connection.
+def reserve_port(address: str, port: int) -> socket.socket:
+    """Return a socket that keeps a port for processes that share it.
 
-    Raises OSError where anybody has the port, also one who would share it. Who asks for
-    it alone is refused for as long as the socket is there.
+    It accepts no connections. While it is open, nobody can bind the port unshared.
+    Raises OSError if anybody has the port, even if they would share it.
     """
-    with listener(address, port) as alone:
-        alone.listen()  # else a second one could be bound at the same time as this one
-        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        kept = listener(address, alone.getsockname()[1], shared=True)
-    # to be bound over what is left of old connections was needed once, and with it
+    with bind_socket(address, port) as exclusive:
+        exclusive.listen()  # otherwise a second process could be bound at the same time
+        exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved = bind_socket(address, exclusive.getsockname()[1], shared=True)
+    # binding over the remains of old connections was needed only once, and with it
     # anybody else could do the same while no worker listens
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    return kept
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return reserved

@@ -1,4 +1,4 @@
-"""What both edges tell of a host with several workers, whichever of them is asked.
+"""The state of a host with several workers, the same whichever of them is asked.
 
 Each worker answers the others for itself alone, as `ServerState` does.
 """
@@ -15,11 +15,11 @@ from prometheus_client.registry import Collector
 from oip_handler.errors import ModelNotReady, OIPError
 from oip_host.models.registry import Registry
 from oip_host.models.server_state import ServerState
-from oip_host.workers.count_files import Counted, Snapshots
-from oip_host.workers.count_merge import Metrics
-from oip_host.workers.identity import Place
-from oip_host.workers.model_changes import LOAD, UNLOAD, Changes
-from oip_host.workers.peers import Siblings
+from oip_host.workers.count_files import CountFiles, Counts
+from oip_host.workers.count_merge import MergedMetrics
+from oip_host.workers.identity import WorkerIdentity
+from oip_host.workers.model_changes import LOAD, UNLOAD, ModelChanges
+from oip_host.workers.peers import Peers
 
 __all__ = ["SharedState"]
 
@@ -30,111 +30,124 @@ Index = list[dict[str, str]]
 class SharedState(ServerState):
     """One answer for all workers, and changes that reach each of them."""
 
-    def __init__(self, registry: Registry, control: str, place: Place) -> None:
+    def __init__(
+        self, registry: Registry, control: str, identity: WorkerIdentity
+    ) -> None:
         super().__init__(registry, control)
-        self._place = place
-        self._changes = Changes(place.path)
-        self._snapshots = Snapshots(place, registry)
-        answers: dict[str, Callable[..., Awaitable[Any]]] = {
+        self._identity = identity
+        self._changes = ModelChanges(identity.path)
+        self._count_files = CountFiles(identity, registry)
+        functions: dict[str, Callable[..., Awaitable[Any]]] = {
             "unready": super().unready,
             "check_ready": self._own_check_ready,
             "index": super().index,
             LOAD: self._own_load,
             UNLOAD: self._own_unload,
-            "write": self._snapshots.write,
+            "write": self._count_files.write,
         }
-        self._siblings = Siblings(place, answers)
+        self._peers = Peers(identity, functions)
 
-    # -- this worker's own ----------------------------------------------------
+    # -- this worker alone ----------------------------------------------------
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._snapshots.bury)
-        await self._siblings.start()
-        self._keeping = asyncio.create_task(self._snapshots.keep())
+        """Answer the other workers, and write counts."""
+        await asyncio.to_thread(self._count_files.merge_dead_workers)
+        await self._peers.start()
+        self._writer = asyncio.create_task(self._count_files.run_writer())
 
     async def close(self) -> None:
-        self._keeping.cancel()
-        self._siblings.close()
-        await self._snapshots.write()
-        if self._place.is_orphan:
-            shutil.rmtree(self._place.directory, ignore_errors=True)
+        """Write the last counts; without a supervisor, remove the directory."""
+        self._writer.cancel()
+        self._peers.close()
+        await self._count_files.write()
+        if self._identity.is_orphan:
+            shutil.rmtree(self._identity.directory, ignore_errors=True)
 
     def stays_unloaded(self, name: str) -> bool:
-        return self._changes.last(name) == UNLOAD
+        """Return whether the model was unloaded before this worker started."""
+        return self._changes.read_last(name) == UNLOAD
 
     async def _own_check_ready(self, name: str, version: str | None) -> Reasons:
-        return await _refusal(super().check_ready(name, version))
+        return await _catch_refusal(super().check_ready(name, version))
 
     async def _own_load(self, name: str) -> Reasons:
-        return await _refusal(super().load(name))
+        return await _catch_refusal(super().load(name))
 
     async def _own_unload(self, name: str) -> Reasons:
-        return await _refusal(super().unload(name))
+        return await _catch_refusal(super().unload(name))
 
-    # -- of all workers -------------------------------------------------------
+    # -- all workers ----------------------------------------------------------
 
     async def unready(self) -> Reasons:
+        """Return the reasons why any worker is not ready."""
         if self.draining:
             return await super().unready()
-        return await self._everywhere(super().unready(), "unready")
+        return await self._ask_all(super().unready(), "unready")
 
     async def check_ready(self, name: str, version: str | None = None) -> None:
+        """Raise ModelNotReady with the reasons of all workers, and ModelNotFound."""
         self.registry.find(name, version)
         own = self._own_check_ready(name, version)
-        _raise(await self._everywhere(own, "check_ready", name, version))
+        _raise_unready(await self._ask_all(own, "check_ready", name, version))
 
     async def index(self, ready: bool = False) -> Index:
-        own, others = await asyncio.gather(super().index(), self._siblings.ask("index"))
-        entries = [_agreed(entry, self._place.index, others) for entry in own]
+        """Return the index with the state that each model has in all workers."""
+        own, others = await asyncio.gather(super().index(), self._peers.ask("index"))
+        entries = [_merge_entries(e, self._identity.index, others) for e in own]
         return [e for e in entries if e["state"] == "READY" or not ready]
 
     async def load(self, name: str, parameters: Iterable[str] = ()) -> None:
+        """Load a model in every worker; see `Repository.load`."""
         self.repository.check(name, parameters)
         await self.repository.complete(self._load(name))
 
     async def _load(self, name: str) -> None:
-        async with self._changes.turn(name, LOAD):
-            # here first: what takes this worker down does not reach the others
+        async with self._changes.acquire(name, LOAD):
+            # here first: what kills this worker does not reach the others
             mine = await self._own_load(name)
-            others = await self._siblings.ask(LOAD, name, timeout_s=None)
-        _raise(_told({self._place.index: mine, **others}))
+            others = await self._peers.ask(LOAD, name, timeout_s=None)
+        _raise_unready(_name_workers({self._identity.index: mine, **others}))
 
     async def unload(self, name: str) -> None:
+        """Unload a model in every worker; see `Repository.unload`."""
         self.repository.check(name)
         await self.repository.complete(self._unload(name))
 
     async def _unload(self, name: str) -> None:
-        async with self._changes.turn(name, UNLOAD):
+        async with self._changes.acquire(name, UNLOAD):
             own = self._own_unload(name)
-            reasons = await self._everywhere(own, UNLOAD, name, timeout_s=None)
-        _raise(reasons)
+            reasons = await self._ask_all(own, UNLOAD, name, timeout_s=None)
+        _raise_unready(reasons)
 
     async def statistics(
         self, name: str, version: str | None = None
     ) -> list[dict[str, Any]]:
+        """Return the statistics of all workers; see `Registry.statistics`."""
         models = self.registry.matching(name, version)
-        counted = {(s["name"], s["version"]): s for s in (await self._counted())[1]}
-        return [counted[model.name, model.version] for model in models]
+        counts = await self._collect_counts()
+        by_model = {(s["name"], s["version"]): s for s in counts.statistics}
+        return [by_model[model.name, model.version] for model in models]
 
     async def metrics(self) -> Collector:
-        return Metrics((await self._counted()).families)
+        """Return a collector of the metrics of all workers."""
+        return MergedMetrics((await self._collect_counts()).families)
 
-    async def _counted(self) -> Counted:
-        """What all have counted until now, and what those had who are gone."""
-        await asyncio.gather(self._snapshots.write(), self._siblings.ask("write"))
-        return await self._snapshots.read()
+    async def _collect_counts(self) -> Counts:
+        """Return what all workers have counted until now, including dead ones."""
+        await asyncio.gather(self._count_files.write(), self._peers.ask("write"))
+        return await self._count_files.read()
 
-    async def _everywhere(
-        self, own: Awaitable[Reasons], question: str, *arguments: Any, **options: Any
+    async def _ask_all(
+        self, own: Awaitable[Reasons], name: str, *arguments: Any, **options: Any
     ) -> Reasons:
-        """The reasons of all workers."""
-        asking = self._siblings.ask(question, *arguments, **options)
+        """Return the reasons of all workers."""
+        asking = self._peers.ask(name, *arguments, **options)
         mine, others = await asyncio.gather(own, asking)
-        return _told({self._place.index: mine, **others})
+        return _name_workers({self._identity.index: mine, **others})
 
 
-async def _refusal(call: Awaitable[None]) -> Reasons:
-    """The text of the error that a call raises, if it raises one."""
+async def _catch_refusal(call: Awaitable[None]) -> Reasons:
+    """Return the text of the error that a call raises, if it raises one."""
     try:
         await call
     except OIPError as error:
@@ -142,47 +155,52 @@ async def _refusal(call: Awaitable[None]) -> Reasons:
     return []
 
 
-def _told(reasons: Mapping[int, Reasons | None]) -> Reasons:
-    """Each reason with its worker, and each worker that gave no answer."""
+def _name_workers(reasons: Mapping[int, Reasons | None]) -> Reasons:
+    """Return each reason with its worker, and each worker that did not answer."""
     lines = []
-    for index, its in sorted(reasons.items()):
-        if its is None:
-            lines.append(_silent(index))
+    for index, of_worker in sorted(reasons.items()):
+        if of_worker is None:
+            lines.append(_describe_silence(index))
         else:
-            lines += [f"worker {index}: {reason}" for reason in its]
+            lines += [f"worker {index}: {reason}" for reason in of_worker]
     return lines
 
 
-def _silent(index: int) -> str:
+def _describe_silence(index: int) -> str:
     return f"worker {index} does not answer"
 
 
-def _raise(reasons: Reasons) -> None:
+def _raise_unready(reasons: Reasons) -> None:
+    """Raise ModelNotReady with the reasons, if there are any."""
     if reasons:
         raise ModelNotReady("; ".join(reasons))
 
 
-def _agreed(
+def _merge_entries(
     own: dict[str, str], index: int, others: Mapping[int, Index | None]
 ) -> dict[str, str]:
-    """An entry of the index: what all say, or else the first that is not ready.
+    """Return the index entry that all workers agree on, or else the first unready one.
 
-    That one's reason has its name.
+    Its reason then names the worker.
     """
-    said = {index: own, **{other: _same(own, e) for other, e in others.items()}}
-    if all(entry == own for entry in said.values()):
+    by_worker: dict[int, dict[str, str] | None] = {
+        index: own,
+        **{other: _find_entry(own, entries) for other, entries in others.items()},
+    }
+    if all(entry == own for entry in by_worker.values()):
         return own
-    for worker, entry in sorted(said.items()):
+    for worker, entry in sorted(by_worker.items()):
         if entry is None:
-            return {**own, "state": "UNAVAILABLE", "reason": _silent(worker)}
+            silence = _describe_silence(worker)
+            return {**own, "state": "UNAVAILABLE", "reason": silence}
         if entry["state"] != "READY":
             reason = f"worker {worker}: {entry['reason']}".removesuffix(": ")
             return {**entry, "reason": reason}
     return own
 
 
-def _same(own: dict[str, str], entries: Index | None) -> dict[str, str] | None:
-    """The entry of the same model version, where there is one."""
+def _find_entry(own: dict[str, str], entries: Index | None) -> dict[str, str] | None:
+    """Return the entry of the same model version, if there is one."""
     for entry in entries or ():
         if (entry["name"], entry["version"]) == (own["name"], own["version"]):
             return entry
