@@ -155,7 +155,7 @@ def test_what_is_there_is_not_collected_again() -> None:
     """
     program = """
 import gc, json, weakref
-from oip_host.host.memory import settle
+from oip_host.host.memory import freeze_objects
 
 class Node:
     pass
@@ -166,7 +166,7 @@ def cycle():
     return weakref.ref(node)
 
 loaded = [Node() for _ in range(1000)]
-settle()
+freeze_objects()
 left = cycle()
 before = left() is not None
 gc.collect()

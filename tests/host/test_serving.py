@@ -480,7 +480,7 @@ X: dict[str, Any] = tensor([1.0], [1])
         pytest.param({"inputs": []}, "inputs: found none", id="zero inputs"),
         pytest.param({"inputs": [1]}, "inputs[0]", id="input int"),
         pytest.param({"inputs": [{**X, "name": 1}]}, "inputs[0].name", id="name"),
-        pytest.param({"inputs": [X, X]}, "inputs: the name 'x'", id="twice"),
+        pytest.param({"inputs": [X, X]}, "inputs: duplicate name 'x'", id="twice"),
         pytest.param({"inputs": [{**X, "shape": 1}]}, "inputs[0].shape", id="shape"),
         pytest.param(
             {"inputs": [{**X, "shape": [1.5]}]}, "inputs[0].shape[0]", id="float shape"

@@ -207,7 +207,7 @@ def test_no_place_to_install_is_a_fault(tmp_path: Path, name: str) -> None:
         env[name.upper()] = f"{taken}/cache"
     done = run(sys.executable, "-c", program, f"{taken}/tmp", env=env)
     assert done.stderr == ""
-    assert "mount a volume that can, and see oip_plugin_cache" in done.stdout
+    assert "mount a writable volume, and see oip_plugin_cache" in done.stdout
 
 
 # -- what is refused ----------------------------------------------------------
@@ -286,7 +286,7 @@ def test_an_unpacked_distribution_is_held_to_the_same(tmp_path: Path) -> None:
         ("broken-1.0-py3-none-any.whl", b"no archive", "BadZipFile"),
         ("broken-1.0-py3-none-any.whl", b"PK\5\6" + bytes(18), "dist-info"),
         ("broken.whl", b"", "InvalidWheelFilename"),
-        ("source-1.0.tar.gz", b"", "is no wheel, expected one: pip wheel"),
+        ("source-1.0.tar.gz", b"", "is not a wheel, expected one: pip wheel"),
     ],
     ids=["no archive", "empty archive", "name", "source"],
 )

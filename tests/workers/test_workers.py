@@ -52,7 +52,8 @@ def workers_of(server: Server) -> list[int]:
 
 def pids(server: Server) -> dict[int, int]:
     """The id of each worker that listens, by its index; the last one of an index."""
-    lines = re.findall(r" (\d+) oip_host .*worker (\d+) of \d+ listens", server.log)
+    line = r" (\d+) oip_host .*worker (\d+) of \d+ is listening"
+    lines = re.findall(line, server.log)
     return {int(index): int(pid) for pid, index in lines}
 
 

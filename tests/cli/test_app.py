@@ -1,0 +1,70 @@
+"""The command line itself: help by subject, versions, and arguments in any place."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from oip_host.config.settings import OPTIONS, Panel, panel_of
+from oip_host.config.sources import flag
+from oip_host.manifests.target import Target
+from support.process import COMMAND, oip_host, run
+
+
+def panels(text: str) -> dict[str, list[str]]:
+    """The options of each panel of a help text, by its title."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if title := re.match(r"╭─ (.+?) ─", line):
+            options = found.setdefault(title[1], [])
+        elif option := re.match(r"│\s+(--[\w-]+)", line):
+            options.append(option[1])
+    return found
+
+
+def test_help_of_serve_groups_the_options_by_subject() -> None:
+    """Each option of the server is in the panel of its subject, and in no other."""
+    shown = panels(oip_host("serve", "--help").stdout)
+    assert ["Options", *(panel.value for panel in Panel)] == list(shown)
+    for panel in Panel:
+        expected = [flag(name) for name in OPTIONS if panel_of(name) is panel]
+        assert expected == shown[panel.value]
+
+
+def test_help_of_manifest_has_its_own_options() -> None:
+    """The options of serve are those of another command's help."""
+    shown = panels(oip_host("manifest", "--help").stdout)
+    assert [flag(name) for name in Target.model_fields] == shown["Manifest"]
+
+
+@pytest.mark.parametrize(
+    "command", [(COMMAND,), (sys.executable, "-m", "oip_host")], ids=["script", "-m"]
+)
+def test_versions(command: tuple[str, ...]) -> None:
+    """`--version` names host, contract, KServe and Python, a line each."""
+    expected = [f"{name} {version(name)}" for name in ("oip-host", "oip-handler")]
+    expected += [f"kserve {version('kserve')}", f"Python {platform.python_version()}"]
+    done = run(*command, "--version")
+    assert (0, expected) == (done.returncode, done.stdout.splitlines())
+
+
+def test_a_misspelt_argument_names_each_nearest_option_once() -> None:
+    """KServe has options of the same names as the host; the line has them once."""
+    done = oip_host("check", "--handlers=fakes:Echo", "--http_prot=1")
+    (line,) = done.stderr.splitlines()
+    assert 2 == done.returncode
+    assert line.startswith("error: unknown argument '--http_prot=1', nearest: ")
+    nearest = re.findall(r"'(--\w+)'", line.partition("nearest:")[2])
+    assert "--http_port" in nearest
+    assert len(nearest) == len(set(nearest))
+
+
+def test_options_may_stand_before_the_command() -> None:
+    """They are read before there is a command."""
+    done = oip_host("--handlers=fakes:Echo", "list")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "fakes:Echo" in done.stdout

@@ -1,0 +1,114 @@
+"""One reading of the options, for each command, each program and each reload."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.process import SUPPORT, Server, run, wait_for
+
+Serve = Callable[..., Server]
+
+COUNTED = (sys.executable, str(SUPPORT / "count_reads.py"))
+ECHO = "--handlers=echo=fakes:Echo"
+
+
+def reads(number: int, of_arguments: int | None = None) -> str:
+    """What a process that has read so often prints in the end."""
+    counts = {
+        "from_arguments": number if of_arguments is None else of_arguments,
+        "from_environment": number,
+        "from_properties": number,
+        "read": number,
+    }
+    return f"reads: {sorted(counts.items())}"
+
+
+@pytest.mark.parametrize(
+    ("command", "of_arguments"), [("list", 1), ("check", 1), ("manifest", 2)]
+)
+def test_a_command_reads_the_options_once(command: str, of_arguments: int) -> None:
+    """Arguments, environment and properties are read once in the whole process.
+
+    `manifest` reads its own options from the arguments that are left over.
+    """
+    done = run(*COUNTED, "oip-host", command, ECHO)
+    assert (0, reads(1, of_arguments)) == (
+        done.returncode,
+        done.stderr.splitlines()[-1],
+    )
+
+
+def test_serve_reads_the_options_once(serve: Serve) -> None:
+    """A request to read them again is the only other reading."""
+    server = serve(ECHO, program=(*COUNTED, "oip-host", "serve")).wait_until_ready()
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "reloaded: no option has changed" in server.log, "the reload")
+    assert 0 == server.stop()
+    assert server.log.endswith(reads(2) + "\n")
+
+
+def test_each_worker_reads_the_options_once(serve: Serve) -> None:
+    """So do the supervisor and every process that it starts."""
+    server = serve(ECHO, "--workers=2", program=(*COUNTED, "oip-host", "serve"))
+    server.wait_until_ready()
+    wait_for(lambda: server.log.count("is listening") == 2, "both workers")
+    assert 0 == server.stop()
+    assert [reads(1)] * 3 == re.findall(r"^reads: .*$", server.log, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "AissembleOIPKServe('echo', Echo()).start_server()",
+        "ModelServer(grace_period_s=7, log_level='debug', model_dir=Path('/models'),"
+        " models={'echo': {'max_queue': 3}})"
+        ".start([AissembleOIPKServe('echo', Echo())])",
+    ],
+    ids=["start_server", "ModelServer"],
+)
+def test_a_program_reads_the_options_once(
+    serve: Serve, tmp_path: Path, start: str
+) -> None:
+    """What the program sets itself is part of that reading, and of a later one."""
+    file = tmp_path / "program.py"
+    file.write_text(
+        "from pathlib import Path\n"
+        "from fakes import Echo\n"
+        "from oip_host import AissembleOIPKServe, ModelServer\n"
+        f"{start}\n"
+    )
+    server = serve(program=(*COUNTED, str(file))).wait_until_ready()
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "reloaded: no option has changed" in server.log, "the reload")
+    assert 0 == server.stop()
+    assert server.log.rstrip().endswith(reads(2))
+
+
+def test_a_wrong_option_of_a_program_is_a_fault(tmp_path: Path) -> None:
+    """It names the option as the program has it."""
+    file = tmp_path / "program.py"
+    file.write_text(
+        "from oip_host import ModelServer\nModelServer(http_port=-1).start([])\n"
+    )
+    done = run(sys.executable, str(file))
+    assert 2 == done.returncode
+    assert "http_port in the program: found -1, expected greater than" in done.stderr
+
+
+def test_a_fresh_clone_serves_without_a_warning(serve: Serve) -> None:
+    """`make serve` says at INFO which installed handlers lack settings, and no more."""
+    server = serve().wait_until_ready()
+    wait_for(lambda: "Try: curl" in server.log, "the table of models")
+    assert 0 == server.stop()
+    assert [] == [line for line in server.log.splitlines() if "WARNING" in line]
+    assert 1 == server.log.count("handlers not served: ")
+    for handler in ("onnx", "sklearn"):
+        needs = f"needs models.{handler}.settings.path"
+        assert f"{handler} ({needs})" in server.log
+        assert re.search(rf" {handler} .*not served .* {needs}", server.log)
