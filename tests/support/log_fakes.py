@@ -48,3 +48,26 @@ class LogsAsync(Logs):
         model_version: str | None = None,
     ) -> InferenceResponse:
         return super().infer(payload, model_name, model_version)
+
+
+class Wrong(Echo):
+    """Has a bug that looks like a client's fault."""
+
+    def infer(
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        weights = None
+        return weights[0]  # type: ignore[index, no-any-return]
+
+
+class WrongAsync(Wrong):
+    async def infer(  # type: ignore[override]
+        self,
+        payload: InferenceRequest,
+        model_name: str,
+        model_version: str | None = None,
+    ) -> InferenceResponse:
+        return super().infer(payload, model_name, model_version)

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 import oip_host
-from oip_handler import handler, tensors
+from oip_handler import handler, list_checks, tensors
 from oip_handler import messages as types
 from oip_host.edge.grpc.messages import message
 from support.process import SUPPORT, Server, wait_for
@@ -298,7 +298,7 @@ def test_a_kserve_model_that_does_not_load_tells_why(host: Server) -> None:
 @pytest.mark.parametrize(
     ("path", "homes"),
     [
-        (f"{SHARED}.types.dataplane", (types, tensors)),
+        (f"{SHARED}.types.dataplane", (types, tensors, list_checks)),
         (f"{SHARED}.handlers.model_handler", (handler,)),
         (f"{SHARED}.handlers.dataplane", (oip_host,)),
         (f"{KSERVE}.aissemble_oip_kserve", (oip_host,)),

@@ -19,6 +19,7 @@ from oip_handler.boundary import (
     check_request,
     check_response,
 )
+from oip_handler.errors import ModelNotReady, OIPError
 from oip_handler.messages import (
     InferenceRequest,
     InferenceResponse,
@@ -28,6 +29,7 @@ from oip_handler.traits import HandlerTraits, read_traits
 from oip_host.config.model_options import ModelOptions
 from oip_host.lanes.lane import Lane, LoopLane, ThreadLane, contain
 from oip_host.models.batching import Batcher
+from oip_host.models.handler_faults import log_fault, translate_fault
 from oip_host.models.merging import BatchItem, Outcome, deal_out, prepare
 from oip_host.telemetry.context import RequestContext, current
 from oip_host.telemetry.crash_report import Frames
@@ -83,7 +85,8 @@ class HandlerCalls:
             if isinstance(request, Exception):
                 return deal_out(request, batch)
             try:
-                answer = self._infer(request, context)
+                # several that fail run alone, and are logged then
+                answer = self._infer(request, context, logs=batch.is_single)
             except BaseException as error:
                 return deal_out(contain(error), batch)
             return deal_out(answer, batch)
@@ -95,7 +98,7 @@ class HandlerCalls:
             if isinstance(request, Exception):
                 return deal_out(request, batch)
             try:
-                answer = await self._infer_async(request, context)
+                answer = await self._infer_async(request, context, logs=batch.is_single)
             except BaseException as error:
                 return deal_out(contain(error), batch)
             return deal_out(answer, batch)
@@ -103,25 +106,89 @@ class HandlerCalls:
     async def predict_v1(self, context: RequestContext, *args: Any) -> Any:
         """Return the answer of the handler's own method for V1."""
         current.set(context)
-        return await self._async_caller(context)(self.handler.predict_v1, *args)
+        try:
+            return await self._async_caller(context)(self.handler.predict_v1, *args)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            raise self._fail("predict_v1", error) from None
+
+    def call(self, method: str, context: RequestContext | None, *args: Any) -> Any:
+        """Return what another method answers; raises what it raises, and logs it."""
+        current.set(context)
+        try:
+            return self.frames.call(getattr(self.handler, method), *args)
+        except BaseException as error:
+            self.log(method, error)
+            raise
+        finally:
+            current.set(None)
+
+    async def call_async(
+        self, method: str, context: RequestContext | None, *args: Any
+    ) -> Any:
+        """Do as `call`."""
+        current.set(context)
+        try:
+            return await self.frames.call_async(getattr(self.handler, method), *args)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.log(method, error)
+            raise
+
+    def make(self, make: Callable[[Any], T], source: Any) -> T:
+        """Return the handler that `make` makes; logs what its constructor raises."""
+        try:
+            made: T = self.frames.call(make, source)
+        except BaseException as error:
+            if not isinstance(error, OIPError) or error.__cause__ is not None:
+                self.log("constructor", error)  # else it is the host's own
+            raise
+        return made
+
+    def log(self, method: str, error: BaseException) -> None:
+        """Log what a method raised, unless that is its answer or was logged elsewhere.
+
+        A handler says by ModelNotReady why its probe fails.
+        """
+        is_answer = method == "model_ready" and isinstance(error, ModelNotReady)
+        was_logged = self.traits.runs_elsewhere and isinstance(error, OIPError)
+        if not is_answer and not was_logged:
+            log_fault(error, method, self._name, self._version)
+
+    def _fail(self, method: str, error: BaseException, logs: bool = True) -> OIPError:
+        """Return the client's error for what a method raised, which the log has."""
+        if logs:
+            self.log(method, error)
+        return translate_fault(error, self._name)
 
     def _infer(
-        self, request: InferenceRequest, context: RequestContext
+        self, request: InferenceRequest, context: RequestContext, logs: bool = True
     ) -> InferenceResponse:
+        """Call the handler; with `logs`, what it raises is logged."""
         self._check(request)
         call = self.frames.call
         if context.span is not None:
             call = partial(context.span.calling, call)
-        answer = call(self.handler.infer, request, self._name, self._version)
+        try:
+            answer = call(self.handler.infer, request, self._name, self._version)
+        except BaseException as error:
+            raise self._fail("infer", error, logs) from None
         return check_response(request, answer, self._name, self._version)
 
     async def _infer_async(
-        self, request: InferenceRequest, context: RequestContext
+        self, request: InferenceRequest, context: RequestContext, logs: bool = True
     ) -> InferenceResponse:
+        """Do as `_infer`."""
         self._check(request)
-        answer = await self._async_caller(context)(
-            self.handler.infer, request, self._name, self._version
-        )
+        call = self._async_caller(context)
+        try:
+            answer = await call(self.handler.infer, request, self._name, self._version)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            raise self._fail("infer", error, logs) from None
         return check_response(request, answer, self._name, self._version)
 
     def _async_caller(self, context: RequestContext) -> Callable[..., Any]:
@@ -221,20 +288,23 @@ class Execution:
             return self._loop
         return self._plain
 
-    async def make(self, make: Callable[..., T], *args: Any) -> T:
+    async def make(self, make: Callable[[Any], T], source: Any) -> T:
         """Return what a function makes, in the lane that is there first."""
-        made: T = await self._plain.submit(self.calls.frames.call, make, *args)
+        made: T = await self._plain.submit(self.calls.make, make, source)
         return made
 
     async def call(
         self, method: str, *args: Any, timeout_s: float | None = None
     ) -> Any:
-        """Return what a method of the handler answers, in its lane."""
-        frames, function = self.calls.frames, getattr(self.calls.handler, method)
+        """Return what a method of the handler answers, in its lane.
+
+        Raises what the method raises, which the log has then.
+        """
         is_async = method in self.traits.async_methods
-        call = frames.call_async if is_async else frames.call
-        lane = self.lane_for(method)
-        return await lane.submit(call, function, *args, timeout_s=timeout_s)
+        call = self.calls.call_async if is_async else self.calls.call
+        return await self.lane_for(method).submit(
+            call, method, current.get(), *args, timeout_s=timeout_s
+        )
 
     async def probe(self, *args: Any, timeout_s: float) -> bool | None:
         """Return what the handler's `model_ready` says; None while its lane is busy.
@@ -242,7 +312,7 @@ class Execution:
         A handler that runs elsewhere is asked beside its other calls.
         """
         if self.traits.runs_elsewhere:
-            asking = self.calls.handler.model_ready(*args)
+            asking = self.calls.call_async("model_ready", current.get(), *args)
             answer = await asyncio.wait_for(asking, timeout_s)
         elif self.lane_for("model_ready").pending:
             return None

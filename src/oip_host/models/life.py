@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from oip_handler.boundary import translate
-from oip_handler.errors import ModelNotReady, OIPError
+from oip_handler.errors import DeadlineExceeded, ModelNotReady, OIPError
 from oip_handler.messages import ModelMetadataResponse
 from oip_handler.traits import HandlerTraits
 from oip_host.config.model_options import ModelOptions
 from oip_host.config.selection import DEFAULT_VERSION
 from oip_host.hookspecs import State, StateChange
 from oip_host.kserve.base_model import BaseModel
-from oip_host.kserve.errors import from_kserve
 from oip_host.kserve.model_handler import KServeModelHandler
 from oip_host.models.construction import is_factory, make_handler, name_source
 from oip_host.models.execution import Execution
+from oip_host.models.handler_faults import translate_fault
 from oip_host.telemetry.crash_report import Frames
 from oip_host.telemetry.observer import Observer
 from oip_host.telemetry.statistics import Statistics
@@ -130,9 +130,11 @@ class ModelLife(BaseModel):
             )
         except ModelNotReady as error:
             self._doubt = str(error) or _PROBE_FAILED
-        except Exception:
+        except (DeadlineExceeded, asyncio.TimeoutError) as error:
             self._doubt = _PROBE_FAILED
-            log.exception("model_ready of model '%s' failed", self.name)
+            log.error("model_ready of model '%s' timed out: %s", self.name, error)
+        except Exception:  # which the log has
+            self._doubt = _PROBE_FAILED
         else:
             if is_ready is not None:
                 self._doubt = "" if is_ready else _PROBE_FAILED
@@ -154,14 +156,12 @@ class ModelLife(BaseModel):
             return not reason
 
     async def _try_to_load(self) -> str:
-        """Load the handler; returns why it did not load, or nothing."""
+        """Load the handler; returns why it failed to load, or nothing."""
         try:
             loaded = await self._load()
         except Exception as error:
-            known = isinstance(error, OIPError)
-            if not known or error.__cause__ is not None:
-                log.error("model '%s' does not load", self.name, exc_info=error)
-            return str(error) if known else f"{type(error).__name__}: {error}"
+            is_known = isinstance(error, OIPError)
+            return str(error) if is_known else f"{type(error).__name__}: {error}"
         return "" if loaded else "model_load returned False"
 
     async def _load(self) -> bool:
@@ -186,19 +186,8 @@ class ModelLife(BaseModel):
             self._metadata = await self._execution.call(
                 "model_metadata", self.name, self.version
             )
-        except Exception as error:
-            log.warning(
-                "model_metadata of model '%s' failed", self.name, exc_info=error
-            )
-            self._metadata = self._translate(error)
-
-    def _translate(self, error: Exception) -> OIPError:
-        """Return a client's error for an exception; the log has what it hides."""
-        known = from_kserve(error)
-        failure = translate(known, self.name)
-        if failure.http_status == 500 and not isinstance(known, OIPError):
-            log.error("model '%s' failed", self.name, exc_info=error)
-        return failure
+        except Exception as error:  # which the log has
+            self._metadata = translate_fault(error, self.name)
 
     async def metadata(self) -> ModelMetadataResponse:
         """Return the handler's description of the model.
@@ -209,7 +198,7 @@ class ModelLife(BaseModel):
         if not self.ready:
             raise self.not_ready()
         if isinstance(self._metadata, OIPError):
-            raise self._metadata
+            raise self._metadata.with_traceback(None)  # it is raised again and again
         assert self._metadata is not None  # asked for when the model was loaded
         return self._metadata
 
@@ -265,15 +254,10 @@ class ModelLife(BaseModel):
             for lane in self._execution.lanes:
                 await lane.wait_until_empty()
             if was_ready and "model_unload" in self.traits.methods:
-                await self._unload()
+                with suppress(Exception):  # which the log has
+                    await self._execution.call("model_unload", self.name)
             self.release()
             self._enter(State.UNAVAILABLE, "unloaded")
-
-    async def _unload(self) -> None:
-        try:
-            await self._execution.call("model_unload", self.name)
-        except Exception as error:
-            log.error("model_unload of '%s' failed", self.name, exc_info=error)
 
     def release(self) -> None:
         """End the lanes, and drop a handler that the host made."""

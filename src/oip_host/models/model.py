@@ -5,10 +5,11 @@ Its life is in `life`; what KServe itself calls of a model is in `kserve.base_mo
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, TypeVar
 
-from oip_handler.boundary import Encode, EncodedResponse, count_elements
+from oip_handler.boundary import Encode, EncodedResponse, count_elements, translate
 from oip_handler.errors import NotSupported, OIPError
 from oip_handler.messages import InferenceRequest, InferenceResponse
 from oip_host.hookspecs import Inference, State
@@ -21,6 +22,8 @@ from oip_host.telemetry.context import RequestContext, current
 __all__ = ["Model"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("oip_host")
 
 _READY = State.READY  # a member of an Enum is slow to find
 
@@ -107,7 +110,7 @@ class Model(ModelLife):
             outcome = "ok"
             return result
         except Exception as error:
-            failure = self._translate(error)
+            failure = error if isinstance(error, OIPError) else self._explain(error)
             outcome = failure.kind
             # its frames have the job, and the job has it
             error.__traceback__ = error.__cause__ = error.__context__ = None
@@ -118,6 +121,11 @@ class Model(ModelLife):
         finally:
             self._count(context, outcome, job, args[0], result)
             del job
+
+    def _explain(self, error: Exception) -> OIPError:
+        """Log what was raised beside the handler, and return the client's error."""
+        log.error("could not build the answer of model '%s'", self.name, exc_info=error)
+        return translate(error, self.name)
 
     def _begin(self, context: RequestContext) -> None:
         """Note that a request has found its model, and begin its span."""
