@@ -43,7 +43,7 @@ def test_it_answers_health_and_metrics_and_nothing_else(serve: Serve) -> None:
     for path in ("/", "/v2", "/v2/models/echo/ready", "/v2/health/live/", "/docs"):
         for method in ("GET", "POST"):
             answer = probe(server, path, method)
-            text = f"the probe port has only {', '.join(PATHS)}"
+            text = f"no such path on the probe port, expected {', '.join(PATHS)}"
             assert (answer.status_code, answer.json()) == (404, {"error": text})
     with ExitStack() as stack:
         for _ in range(80):

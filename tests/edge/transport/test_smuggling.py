@@ -251,7 +251,7 @@ def test_members_that_are_empty_are_counted() -> None:
     empty = gzip.compress(b"")
     assert compression.decompress(empty * 9999 + gzip.compress(b"x"), "gzip", 1) == b"x"
     began = time.thread_time()
-    with pytest.raises(InvalidRequest, match="too long"):
+    with pytest.raises(InvalidRequest, match="too many members"):
         compression.decompress(empty * 1_000_000, "gzip", LIMIT)
     assert time.thread_time() - began < 30  # hours, where each copies what follows it
 
@@ -261,7 +261,7 @@ def test_a_body_of_several_members_and_blocks_is_whole() -> None:
     parts = [os.urandom(n) for n in (1, 300_000, 0, 262_144, 5)]
     body = b"".join(map(gzip.compress, parts))
     assert compression.decompress(body, "gzip", LIMIT) == b"".join(parts)
-    with pytest.raises(InvalidRequest, match="cut short"):
+    with pytest.raises(InvalidRequest, match="truncated"):
         compression.decompress(body[:-1], "gzip", LIMIT)
 
 

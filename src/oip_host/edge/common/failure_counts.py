@@ -1,4 +1,4 @@
-"""Where a failure by HTTP is counted that no model has counted itself."""
+"""The count of failures by HTTP that no model has counted itself."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def count(
     context: RequestContext,
     error: OIPError,
 ) -> None:
-    """Count a failure with the model that V1 asks, or as a refusal.
+    """Count a failure with the model of a V1 request, or as a refusal.
 
-    KServe reads and checks a request for V1 before the model has it. Who may not ask is
-    counted alike, whether there is such a model or not.
+    KServe reads and checks a V1 request before the model has it. A client without the
+    right to a model is counted as a refusal, whether the model exists or not.
     """
-    if context.statistics is not None or _answers(scope, context, error):
+    if context.statistics is not None or _is_readiness(scope, context, error):
         return
     asked = _V1.fullmatch(scope["path"]) if scope["method"] == "POST" else None
     denied = isinstance(error, (Unauthenticated, Forbidden))
@@ -37,9 +37,9 @@ def count(
         refusals.count(context.protocol, error.kind)
 
 
-def _answers(
+def _is_readiness(
     scope: Mapping[str, Any], context: RequestContext, error: OIPError
 ) -> bool:
-    """Whether it tells one who asks by V1 whether a model is ready that it is not."""
+    """Return True for the answer "not ready" to a readiness check by V1."""
     asks = context.protocol == "v1" and scope["method"] == "GET"
     return asks and isinstance(error, ModelNotReady)

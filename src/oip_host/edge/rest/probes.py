@@ -1,4 +1,4 @@
-"""What the probe port answers: health and metrics, to whoever can reach it."""
+"""The application of the probe port: health and metrics, without a token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATHS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 
 
 class Probes:
-    """These paths of an edge, which asks nobody for a token, and no other."""
+    """The paths of an edge that the probe port has, and no other."""
 
     def __init__(self, edge: RestEdge) -> None:
         self._edge = edge
@@ -24,6 +24,8 @@ class Probes:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         answer: Any = self._edge
         if scope["path"] not in PATHS:
-            error = NotFound(f"the probe port has only {', '.join(PATHS)}")
+            error = NotFound(
+                f"no such path on the probe port, expected {', '.join(PATHS)}"
+            )
             answer = Response(error_body(error), 404, None, "application/json")
         await answer(scope, receive, send)

@@ -1,13 +1,14 @@
-"""The routes of V2: what a path means, with which method, and to whom it is open."""
+"""The routes of V2: the action of a path, its method, and whether it needs a token."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from oip_handler.errors import NotFound
 from oip_host.auth.authorizer import OPEN
 
-__all__ = ["MODEL", "REPOSITORY", "SERVER", "is_open", "method_of", "route"]
+__all__ = ["MODEL", "REPOSITORY", "SERVER", "Route", "find_route", "is_open"]
 
 _POSTS = frozenset({"infer", "index", "load", "unload"})
 SERVER = {
@@ -33,38 +34,40 @@ REPOSITORY: dict[tuple[str, ...], str] = {
 }
 
 
+class Route(NamedTuple):
+    """What a path means."""
+
+    action: str
+    method: str
+    """GET, which stands for HEAD too, or POST."""
+    name: str = ""
+    """The model; empty where the action is the server's."""
+    version: str | None = None
+
+
 @lru_cache(maxsize=4096)
-def route(path: str) -> tuple[str, str | None, str]:
-    """The model, its version and the action that a path means; raises NotFound."""
-    if path in SERVER:
-        return "", None, SERVER[path]
-    _, _, *parts = path.split("/")
-    version = None
-    routes: dict[tuple[str, ...], str] = {}
-    if parts[0] == "models":
-        name, *rest = [*parts[1:], ""][: max(1, len(parts) - 1)]
-        routes = MODEL
-        if len(rest) >= 2 and rest[0] == "versions" and rest[1]:
-            version, rest = rest[1], rest[2:]
-    elif parts[:2] == ["repository", "models"] and len(parts) > 2:
-        name, *rest = parts[2:]
-        routes = REPOSITORY
-    else:
-        name, rest = "", []
-    action = routes.get(tuple(rest))
-    if not name or action is None:
+def find_route(path: str) -> Route:
+    """Return the route of a path; raise NotFound."""
+    name = ""
+    version: str | None = None
+    action: str | None = None
+    match path.split("/")[2:]:
+        case _ if path in SERVER:
+            action = SERVER[path]
+        case ["models", name, "versions", version, *rest] if name and version:
+            action = MODEL.get(tuple(rest))
+        case ["models", name, *rest] if name:
+            version, action = None, MODEL.get(tuple(rest))
+        case ["repository", "models", name, *rest] if name:
+            action = REPOSITORY.get(tuple(rest))
+    if action is None:
         raise NotFound(f"no such path: {path}")
-    return name, version, action
-
-
-def method_of(action: str) -> str:
-    """The method that an action takes."""
-    return "POST" if action in _POSTS else "GET"
+    return Route(action, "POST" if action in _POSTS else "GET", name, version)
 
 
 def is_open(path: str) -> bool:
-    """Whether a path, as the routes have it, is answered to everybody."""
+    """Return True for a path of V2 that is answered without a token."""
     try:
-        return path.startswith("/v2/") and route(path)[2] in OPEN
+        return path.startswith("/v2/") and find_route(path).action in OPEN
     except NotFound:
         return False
