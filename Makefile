@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PARALLEL := -n auto --dist loadfile
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test test-all lint test-oldest test-contract dist constraints proto docs image clean bench bench-profile bench-start bench-scaling
+.PHONY: serve test test-all lint test-oldest test-contract dist constraints proto docs image clean bench bench-profile bench-start bench-scaling bench-thresholds
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -136,6 +136,10 @@ bench-profile: $(VENV)/.bench
 ## bench-start: start-up time side by side with a bare KServe server
 bench-start: $(VENV)/.serve $(VENV)/.bench
 	$(BIN)/python -m bench.startup
+
+## bench-thresholds: both ways of the codecs by size, around the constants that choose
+bench-thresholds: $(VENV)/.bench
+	$(BIN)/python -m bench.thresholds $(ARGS)
 
 ## bench-scaling: one model in one process, in batches, in workers and in replicas
 bench-scaling: $(VENV)/.all

@@ -24,6 +24,7 @@ from bench.sample import Figures, Sample
 from bench.scaling import figures, table
 from bench.summary import Figure, compared
 from bench.tables import duration
+from bench.thresholds import THRESHOLDS, compare, lines
 from bench.ways import Request, Subject, Way
 
 from oip_host.replicas.ray_head import MARK
@@ -289,3 +290,23 @@ def test_the_processes_of_a_host_are_also_those_of_its_ray(tmp_path: Path) -> No
     finally:
         for process in started:
             process.communicate(b"\n")
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_both_ways_around_a_threshold_are_measured(name: str) -> None:
+    """Each size has the time of both ways, and sizes stand on both sides."""
+    threshold = THRESHOLDS[name]
+    assert threshold.sizes[0] < threshold.value < threshold.sizes[-1]
+    one = compare(threshold, threshold.sizes[-1], rounds=1)
+    assert 0 < one.ratio == one.second_us / one.plain_us
+
+
+def test_thresholds_are_shown_by_size() -> None:
+    """A table has a line for each size, with a mark where the second way is taken."""
+    title, head, *rows = lines(1, ("gRPC, floats written",))
+    assert title.startswith("gRPC, floats written: wire.FEW = ")
+    assert head.split() == ["elements", "plain", "µs", "second", "µs", "ratio"]
+    sizes = THRESHOLDS["gRPC, floats written"].sizes
+    assert [str(size) for size in sizes] == [row.split()[0] for row in rows]
+    assert not rows[0].endswith("<")
+    assert rows[-1].endswith("<")

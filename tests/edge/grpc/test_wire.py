@@ -201,7 +201,7 @@ def bits(tensor: RequestInput) -> Any:
 def outcome(data: bytes, least: int) -> Any:
     """What the codec makes of a request: all of the message, or the error."""
     try:
-        received = grpc_codec.parse(data, least)
+        received = grpc_codec.parse(data, least, least)
         request = grpc_codec.decode(received)
     except OIPError as error:
         return type(error), str(error)
@@ -276,7 +276,7 @@ UNUSUAL = {
 @pytest.mark.parametrize("form", USUAL)
 def test_contents_in_a_usual_form_go_past_protobuf(form: str) -> None:
     """Whatever the elements are, the request or the error is the same."""
-    assert grpc_wire.split(USUAL[form], 0)
+    assert grpc_wire.split(USUAL[form], 0, 0)
     assert outcome(USUAL[form], NEVER) == outcome(USUAL[form], 0)
 
 
@@ -284,13 +284,13 @@ def test_contents_in_a_usual_form_go_past_protobuf(form: str) -> None:
 def test_contents_of_both_kinds_are_refused(least: int) -> None:
     """There is one place for an input's elements, or the other."""
     with pytest.raises(InvalidRequest, match="both int_contents and raw_input_conte"):
-        grpc_codec.decode(grpc_codec.parse(USUAL["beside raw contents"], least))
+        grpc_codec.decode(grpc_codec.parse(USUAL["beside raw contents"], least, least))
 
 
 @pytest.mark.parametrize("form", UNUSUAL)
 def test_contents_in_an_unusual_form_are_protobufs(form: str) -> None:
     """What encoders do not write is left to the one that knows all the rules."""
-    assert grpc_wire.split(UNUSUAL[form], 0) is None
+    assert grpc_wire.split(UNUSUAL[form], 0, 0) is None
     assert outcome(UNUSUAL[form], NEVER) == outcome(UNUSUAL[form], 0)
 
 
@@ -311,7 +311,7 @@ def sample(datatype: str, count: int = 600) -> Array:
 
 def inputs_of(tensors: list[Named], in_raw: bool) -> tuple[grpc_codec.Received, Any]:
     data = wire_request("echo", tensors, in_raw).SerializeToString()
-    received = grpc_codec.parse(data, 1)
+    received = grpc_codec.parse(data, 1, 1)
     return received, grpc_codec.decode(received).inputs
 
 
@@ -344,7 +344,7 @@ def test_arrays_are_views_on_the_request(datatype: str, in_raw: bool) -> None:
     for pad in range(array.itemsize):
         wire = wire_request("e" * (pad + 1), [Named("x", datatype, array)], in_raw)
         data = wire.SerializeToString()
-        (tensor,) = grpc_codec.decode(grpc_codec.parse(data)).inputs
+        (tensor,) = grpc_codec.decode(grpc_codec.parse(data, 0, 0)).inputs
         got = tensor.as_numpy()
         views += np.shares_memory(got, np.frombuffer(data, np.uint8))
         assert got.flags.aligned
@@ -379,7 +379,7 @@ def test_floats_that_are_not_finite_pass(datatype: str, least: int) -> None:
     array = np.array([np.nan, np.inf, -np.inf, np.finfo(DTYPES[datatype]).max])
     tensor = Named("x", datatype, array.astype(DTYPES[datatype]))
     data = wire_request("echo", [tensor], in_raw=False).SerializeToString()
-    (got,) = grpc_codec.decode(grpc_codec.parse(data, least)).inputs
+    (got,) = grpc_codec.decode(grpc_codec.parse(data, least, least)).inputs
     np.testing.assert_array_equal(tensor.array, got.as_numpy())
 
 
@@ -392,16 +392,23 @@ def test_an_integer_out_of_range_is_told(value: int, least: int) -> None:
     wire = message("ModelInferRequest")()
     added = wire.inputs.add(name="x", datatype="INT8", shape=[3])
     added.contents.int_contents.extend([1, 2, value])
-    received = grpc_codec.parse(wire.SerializeToString(), least)
+    received = grpc_codec.parse(wire.SerializeToString(), least, least)
     with pytest.raises(InvalidRequest) as refused:
         grpc_codec.decode(received)
     assert f"input 'x': {told.value}" == str(refused.value)
 
 
-def test_a_small_request_is_protobufs() -> None:
+@pytest.mark.parametrize(
+    ("in_raw", "small", "large"),
+    [(False, 4, 1000), (True, 60_000, 80_000)],
+    ids=["typed", "raw"],
+)
+def test_a_small_request_is_protobufs(in_raw: bool, small: int, large: int) -> None:
     """Where splitting takes longer than it saves, it is not done."""
-    wire = wire_request("echo", [Named("x", "FP32", sample("FP32", 4))], in_raw=False)
-    assert grpc_wire.split(wire.SerializeToString()) is None
+    for size, is_split in ((small, False), (large, True)):
+        tensor = Named("x", "FP32", np.zeros(size, "<f4"))
+        wire = wire_request("echo", [tensor], in_raw=in_raw)
+        assert is_split is bool(grpc_wire.split(wire.SerializeToString()))
 
 
 @pytest.mark.parametrize(
@@ -414,7 +421,7 @@ def test_a_small_request_is_protobufs() -> None:
 )
 def test_a_message_of_many_fields_is_protobufs(spoilt: Callable[[Any], None]) -> None:
     """No request makes the loops over its fields long."""
-    wire = wire_request("echo", [Named("x", "FP32", sample("FP32"))], in_raw=True)
+    wire = wire_request("echo", [Named("x", "FP32", sample("FP32"))], in_raw=False)
     assert grpc_wire.split(wire.SerializeToString())
     wire = wire_request("echo", [Named("x", "FP32", sample("FP32"))], in_raw=False)
     spoilt(wire)
@@ -500,7 +507,7 @@ def test_what_is_written_is_read_past_protobuf(datatype: str) -> None:
     if datatype in ("FP32", "FP64"):
         array[0] = np.frombuffer(b"\x01\0\x80\x7f" * 2, array.dtype)[0]
     field = CONTENTS[datatype]
-    contents = b"".join(grpc_wire.field(5, *grpc_wire.packed(array, field)))
+    contents = b"".join(grpc_wire.field(5, *grpc_wire.pack(array, field)))
     described = sized(1, b"x") + sized(2, datatype.encode()) + sized(3, varint(3000))
     received = grpc_codec.parse(sized(5, described + contents))
     assert [field] == [name for name, _ in received.typed.values()]
@@ -516,9 +523,9 @@ def test_integers_of_any_width_are_written_as_protobuf_writes_them(
     field, rng = CONTENTS[datatype], np.random.default_rng(5)
     for width in range(64):
         low, high = (-(2**width), 2**width) if datatype == "INT64" else (0, 2 << width)
-        array = rng.integers(low, high, 1100, DTYPES[datatype])
+        array = rng.integers(low, high, 2100, DTYPES[datatype])
         wire = message("InferTensorContents")(**{field: array.tolist()})
-        assert wire.SerializeToString() == b"".join(grpc_wire.packed(array, field))
+        assert wire.SerializeToString() == b"".join(grpc_wire.pack(array, field))
 
 
 def test_a_boolean_of_other_bits_is_true() -> None:

@@ -320,7 +320,7 @@ NOT_RECTANGULAR = "input 'x': nested lists are not rectangular"
         one("[1]") + b"\0",
         one("[1]") + b"[",
         one("[1]") + b"\x0c",
-        one("[1]")[:60].ljust(5000),
+        one("[1]")[:60].ljust(large_json.LARGE),
         b"\xa0" + one("[1]"),
         one("[1]").replace(b'"x"', b'"\xff"'),
         one("[1]").replace(b'"x"', b'"\xed\xa0\x80"'),

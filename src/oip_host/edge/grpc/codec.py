@@ -64,12 +64,15 @@ class Received(NamedTuple):
     """The elements of some inputs, by their number, with the name of the field."""
 
 
-def parse(data: bytes, least: int = grpc_wire.LEAST) -> Received:
-    """The ModelInferRequest in `data`; raises InvalidRequest.
+def parse(
+    data: bytes, least: int = grpc_wire.LEAST, least_raw: int = grpc_wire.LEAST_RAW
+) -> Received:
+    """Return the ModelInferRequest in `data`; raise InvalidRequest.
 
-    From `least` bytes on, its contents are views on `data` where that is possible.
+    From `least` bytes on typed contents are views on `data` where that is possible,
+    and raw contents from `least_raw` bytes on.
     """
-    parts = grpc_wire.split(data, least)
+    parts = grpc_wire.split(data, least, least_raw)
     if parts is None:
         whole = parse_message(data, _Request)
         return Received(whole, whole.raw_input_contents, {})
@@ -231,7 +234,7 @@ def _typed_output(tensor: ResponseOutput) -> list[bytes | memoryview]:
     wire = _Output()
     _describe(wire, tensor)
     array, name = tensor.as_numpy(), CONTENTS[tensor.datatype.value]
-    contents = grpc_wire.packed(array, name)
+    contents = grpc_wire.pack(array, name)
     if contents:
         return [wire.SerializeToString(), *grpc_wire.field(_CONTENTS, *contents)]
     getattr(wire.contents, name).extend(array.ravel().tolist())

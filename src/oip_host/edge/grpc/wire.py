@@ -16,10 +16,12 @@ import numpy as np
 
 from oip_handler.datatypes import Array, from_raw, to_raw
 
-__all__ = ["LEAST", "Split", "field", "packed", "split"]
+__all__ = ["LEAST", "LEAST_RAW", "Split", "field", "pack", "split"]
 
-LEAST = 2048
-"""Bytes of a message, and of an input, from which on splitting it is the faster way."""
+LEAST = 1024
+"""Bytes of a message, and of an input, from which reading typed contents here pays."""
+LEAST_RAW = 300_000
+"""Bytes of a message from which a view on raw contents is cheaper than a copy."""
 _DTYPES = {
     "bool_contents": np.dtype(np.bool_),
     "int_contents": np.dtype("<i4"),
@@ -40,8 +42,11 @@ _INPUT, _RAW = 5 << 3 | _SIZED, 7 << 3 | _SIZED  # of ModelInferRequest
 _CONTENTS = 5 << 3 | _SIZED  # of InferInputTensor
 _MOST_FIELDS = 128
 """Of one message; more are protobuf's, so that no request keeps the loops busy."""
-_FEW, _FEW_INTEGERS = 16, 1024
-"""Elements up to which protobuf itself writes faster."""
+FEW, FEW_INTEGERS = 64, 2048
+"""Floats, and integers, up to which protobuf itself writes faster.
+
+`make bench-thresholds` measures these four.
+"""
 
 
 class Split(NamedTuple):
@@ -58,23 +63,24 @@ class _UnusualError(Exception):
     """The bytes are not as encoders write them, or no message at all."""
 
 
-def split(data: bytes, least: int = LEAST) -> Split | None:
-    """The contents of a ModelInferRequest and its rest; None for protobuf to do all.
+def split(data: bytes, least: int = LEAST, least_raw: int = LEAST_RAW) -> Split | None:
+    """Split a ModelInferRequest into bulky contents and rest; None leaves it whole.
 
     The arrays and views are read-only and have the memory of `data`, but for integers,
     and for floats that are not aligned there. `least` is the size in bytes from which
-    on a message and an input are worth it.
+    a message and an input with typed contents are split, `least_raw` that of a message
+    with raw contents.
     """
-    if len(data) < least:
+    if len(data) < min(least, least_raw):
         return None
     try:
-        parts = _split(data, least)
+        parts = _split(data, least, len(data) >= least_raw)
     except (_UnusualError, IndexError):
         return None
     return parts if parts.raw or parts.typed else None
 
 
-def _split(data: bytes, least: int) -> Split:
+def _split(data: bytes, least: int, with_raw: bool) -> Split:
     view = memoryview(data)
     pieces: list[bytes | memoryview] = []
     raw: list[memoryview] = []
@@ -82,6 +88,8 @@ def _split(data: bytes, least: int) -> Split:
     inputs = 0
     for tag, start, value, end in _fields(data, 0, len(data)):
         if tag == _RAW:
+            if not with_raw:
+                raise _UnusualError
             raw.append(view[value:end])
             continue
         kept: list[bytes | memoryview] = [view[start:end]]
@@ -193,13 +201,13 @@ def field(number: int, *value: bytes | memoryview) -> list[bytes | memoryview]:
     return [bytes(head), *value]
 
 
-def packed(array: Array, name: str) -> list[bytes | memoryview]:
+def pack(array: Array, name: str) -> list[bytes | memoryview]:
     """The pieces of a field of InferTensorContents with the elements of an array.
 
     There are none where protobuf is to write it: few elements, or bytes.
     """
     number = _NUMBERS.get(name)
-    if number is None or array.size <= (_FEW if name in _FIXED else _FEW_INTEGERS):
+    if number is None or array.size <= (FEW if name in _FIXED else FEW_INTEGERS):
         return []
     if name in _FIXED:
         return field(number, to_raw(array))

@@ -20,8 +20,8 @@ from oip_handler.datatypes import Array
 
 __all__ = ["LARGE", "loads"]
 
-LARGE = 4096
-"""Bytes from which the second parser is worth its overhead."""
+LARGE = 8192
+"""Bytes from which the second parser pays; `make bench-thresholds` measures it."""
 _KEPT = 16 << 20
 """Bytes of a body up to which the parser, with its memory, is kept for the next."""
 _SHORT = 4
