@@ -53,9 +53,15 @@ def test_serve_reads_the_options_once(serve: Serve) -> None:
     assert server.log.endswith(reads(2) + "\n")
 
 
-def test_each_worker_reads_the_options_once(serve: Serve) -> None:
-    """So do the supervisor and every process that it starts."""
-    server = serve(ECHO, "--workers=2", program=(*COUNTED, "oip-host", "serve"))
+def test_each_worker_reads_the_options_once(serve: Serve, tmp_path: Path) -> None:
+    """So do the supervisor and every process that it starts, with properties too."""
+    (tmp_path / "oip.properties").write_text("oip_max_connections=99\n")
+    server = serve(
+        ECHO,
+        "--workers=2",
+        program=(*COUNTED, "oip-host", "serve"),
+        env={"KRAUSENING_BASE": str(tmp_path)},
+    )
     server.wait_until_ready()
     wait_for(lambda: server.log.count("is listening") == 2, "both workers")
     assert 0 == server.stop()

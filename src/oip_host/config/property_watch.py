@@ -16,11 +16,10 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oip_host.config.sources import property_files
+from oip_host.config.sources import property_files, read_property_files
 from oip_host.config.watched_file import WatchedFile
 
 __all__ = ["PropertyWatcher"]
@@ -33,9 +32,6 @@ SETTLE_S = 0.2
 """Seconds from the first event to the check, so that the file is complete by then."""
 _CHANGES = ("created", "deleted", "modified", "moved")
 """The kinds of events that are more than reading."""
-
-Contents = list["bytes | None"]
-"""What is in each file; None for one that cannot be read."""
 
 
 class PropertyWatcher:
@@ -56,18 +52,21 @@ class PropertyWatcher:
         """Whether a SIGHUP has its original meaning: the terminal was closed."""
         return self._had_terminal and not os.isatty(0)
 
-    async def watch(self) -> AsyncGenerator[bool, None]:
+    async def watch(
+        self, seen: Sequence[bytes | None] = ()
+    ) -> AsyncGenerator[bool, None]:
         """Yield each time the options have to be read, whether it was requested.
 
-        Properties that are there at first count too: they may be newer than the
-        options.
+        `seen` are the contents of the files when the options were read: newer ones at
+        the start of the watch count too.
         """
         paths = property_files()
         loop = asyncio.get_running_loop()
-        seen: Contents = [None] * len(paths)
+        seen = seen or [None] * len(paths)
         with _observe(paths, lambda: loop.call_soon_threadsafe(self._event.set)):
-            read = partial(_read, paths)
-            files = await asyncio.to_thread(WatchedFile, paths, read, "properties")
+            files = await asyncio.to_thread(
+                WatchedFile, paths, read_property_files, "properties"
+            )
             while True:
                 await asyncio.to_thread(files.refresh)
                 is_requested, self._is_requested = self._is_requested, False
@@ -83,17 +82,6 @@ class PropertyWatcher:
             if not self._is_requested:
                 await asyncio.sleep(SETTLE_S)
         self._event.clear()
-
-
-def _read(paths: Sequence[Path]) -> Contents:
-    """Return what is in the files; the reader of the options reports their faults."""
-    contents: Contents = []
-    for path in paths:
-        try:
-            contents.append(path.read_bytes())
-        except OSError:
-            contents.append(None)
-    return contents
 
 
 @contextmanager

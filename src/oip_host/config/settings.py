@@ -34,6 +34,7 @@ from oip_host.config.sources import (
     from_properties,
     missing_files,
     nest,
+    read_property_files,
 )
 from oip_host.errors import nearest
 
@@ -314,6 +315,8 @@ class Configuration:
     """All container arguments, to read the configuration again."""
     program: Mapping[str, Any] = field(default_factory=dict)
     """The options that a program set in its code, to read the configuration again."""
+    property_contents: Sequence[bytes | None] = field(default=(), repr=False)
+    """What was in each `oip.properties` before it was read, to see when it changes."""
 
     def effective(self) -> Iterator[tuple[str, str, str]]:
         """Yield each server option as (name, value, source), secrets masked."""
@@ -340,6 +343,7 @@ def read(
     """
     environ = os.environ if environ is None else environ
     program = {} if program is None else program
+    property_contents = read_property_files()
     values, faults = from_program(program, OPTIONS)
     given, others, wrong = from_arguments(arguments, OPTIONS)
     for layer, wrong_here in (
@@ -356,7 +360,13 @@ def read(
         settings = Settings(**_drop_invalid(nest(values)))
     warnings = (*_warn_of_misspelt(environ), *missing_files())
     configuration = Configuration(
-        settings, values, tuple(others), warnings, tuple(arguments), program
+        settings,
+        values,
+        tuple(others),
+        warnings,
+        tuple(arguments),
+        program,
+        property_contents,
     )
     return configuration, [*faults, *wrong]
 

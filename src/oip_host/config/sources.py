@@ -30,6 +30,7 @@ __all__ = [
     "missing_files",
     "nest",
     "property_files",
+    "read_property_files",
 ]
 
 PROPERTIES = "oip.properties"
@@ -182,6 +183,17 @@ def _property(properties: Any, key: str, faults: list[str]) -> Values:
 def property_files() -> list[Path]:
     """Return the paths of `oip.properties`, in the order in which they are read."""
     return list(_paths().values())
+
+
+def read_property_files() -> list[bytes | None]:
+    """Return the content of each `oip.properties`; None for an unreadable one."""
+    contents: list[bytes | None] = []
+    for path in property_files():
+        try:
+            contents.append(path.read_bytes())
+        except OSError:
+            contents.append(None)
+    return contents
 
 
 def missing_files() -> Iterator[str]:

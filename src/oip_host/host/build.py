@@ -58,7 +58,7 @@ def build_host(
         planned = _plan_program(launch, models, cluster, observer)
     faults = [*launch.faults, *planned.faults]
     faults += _find_conflicts(planned, configuration, kserve_args)
-    if not faults and not planned.models:
+    if models is None and not faults and not planned.models:
         faults = ["no installed handler can run as configured"]
     _report(planned, configuration)
     if faults:

@@ -65,7 +65,7 @@ class Reloadable(Protocol):
 
 async def follow(watcher: PropertyWatcher, host: Reloadable) -> None:
     """Read the options again at each reason, and have the host apply the changes."""
-    async for asked in watcher.watch():
+    async for asked in watcher.watch(host.configuration.property_contents):
         try:
             plan = await asyncio.to_thread(
                 plan_reload, host.configuration, host.planned

@@ -165,7 +165,7 @@ class Supervisor:
 
         The time to stop only grows: workers may have rejected options for a model.
         """
-        async for _ in self._watcher.watch():
+        async for _ in self._watcher.watch(self._configuration.property_contents):
             configuration, faults = await asyncio.to_thread(
                 self._configuration.read_again
             )
