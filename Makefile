@@ -16,6 +16,11 @@ UPGRADE := --upgrade
 CONTRACT := handler
 SOURCES := pyproject.toml constraints.txt $(CONTRACT)/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 
+define newline
+
+
+endef
+
 # Without byte code every start compiles all of kserve anew.
 export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON_DOWNLOADS := never
@@ -41,13 +46,13 @@ test-all: test $(VENV)/.all
 	$(BIN)/python -m pytest -q $(HEAVY) $(ARGS)
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
-## lint: ruff and mypy
+## lint: ruff, import-linter and mypy; .pre-commit-config.yaml has the same commands
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy src $(CONTRACT)/src $(CONTRACT)/tests tests bench
-	for plugin in $(PLUGINS); do $(BIN)/mypy $$plugin/src $$plugin/tests || exit 1; done
+	$(foreach plugin,$(PLUGINS),$(BIN)/mypy $(plugin)/src $(plugin)/tests$(newline)	)
 
 ## test-oldest: the protocol and configuration tests on the oldest kserve that works
 test-oldest:
