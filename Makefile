@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PARALLEL := -n auto --dist loadfile
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: serve test test-all lint test-oldest test-contract dist constraints proto docs image clean bench bench-profile bench-start bench-scaling bench-thresholds
+.PHONY: serve test test-all lint test-oldest test-contract dist constraints proto docs pictures image clean bench bench-profile bench-start bench-scaling bench-thresholds
 
 ## serve: install what is needed and serve the embedded default on localhost
 serve: $(VENV)/.serve
@@ -118,9 +118,13 @@ proto: $(VENV)/.test
 image:
 	deploy/build-image
 
+## pictures: draw the pictures of docs/architecture.md
+pictures: $(VENV)/.test
+	$(BIN)/python tests/support/pictures.py
+
 ## docs: build the documentation
 docs: $(VENV)/.test
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict --clean
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-contract .bench dist site

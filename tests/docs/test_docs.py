@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import json
 import os
@@ -20,6 +19,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+import oip_handler
 import oip_host
 from oip_handler import handler
 from oip_host import hookspecs
@@ -31,6 +31,7 @@ from oip_host.config.sources import MODELS, flag
 from oip_host.hookspecs import HandlerEntry, Inference, StateChange
 from oip_host.kserve.api import kserve
 from oip_host.plugins.choice import choose
+from support import pictures
 from support.documents import (
     PAGES,
     ROOT,
@@ -295,18 +296,56 @@ def test_links_within_the_repository_resolve(path: Path) -> None:
         assert not heading or heading in anchors(file), link
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed"
-)
-def test_the_pages_build(tmp_path: Path) -> None:
-    """mkdocs builds every page, and warns of nothing."""
-    done = run(
-        sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet",
-        "--site-dir", str(tmp_path), cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a warning fails the build."""
+    pytest.importorskip("zensical", reason="the extra 'docs' is not installed")
+    directory = tmp_path_factory.mktemp("docs")
+    shutil.copy(ROOT / "mkdocs.yml", directory)
+    shutil.copytree(ROOT / "docs", directory / "docs")
+    for name in ("src", "handler"):
+        (directory / name).symlink_to(ROOT / name)
+    done = run(sys.executable, "-m", "zensical", "build", "--strict", cwd=directory)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory / "site"
+
+
+def test_the_pages_build(site: Path) -> None:
+    """The site has every page, and building it warns of nothing."""
     for page_ in PAGES:
-        assert (tmp_path / page_.stem).exists() or page_.stem == "index"
+        assert (site / page_.stem).exists() or page_.stem == "index"
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    """Scripts, styles, fonts and images of a page come with the site."""
+    loads = re.compile(
+        r"<(?:script|img|link|iframe)[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^ >]+"
+    )
+    for file in site.rglob("*.html"):
+        assert [] == loads.findall(file.read_text()), file
+    for file in site.rglob("*.css"):
+        assert [] == re.findall(r"url\([\"']?(?:https?:)?//", file.read_text()), file
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("api-handler", oip_handler), ("api-host", oip_host)]
+)
+def test_every_public_name_is_in_the_reference(
+    site: Path, name: str, package: Any
+) -> None:
+    """Each name of `__all__` has its entry, with what its docstring says."""
+    html = (site / name / "index.html").read_text()
+    names = {*package.__all__} - (
+        {*oip_handler.__all__} if name == "api-host" else set()
+    )
+    assert {n for n in names if f'id="{package.__name__}.{n}"' not in html} == set()
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_the_pictures_are_drawn_from_the_code(name: str) -> None:
+    """`make pictures` would change nothing."""
+    drawn = (ROOT / "docs" / "pictures" / name).read_text()
+    assert pictures.PICTURES[name]() == drawn
 
 
 def test_the_readme_names_the_versions_that_are_supported() -> None:
