@@ -31,7 +31,7 @@ from opentelemetry.trace import SpanKind
 
 from oip_host.config.settings import Settings
 from oip_host.edge.grpc.messages import SERVICE, message
-from oip_host.telemetry import otel as exporting
+from oip_host.telemetry import otel
 from oip_host.telemetry.context import RequestContext
 from oip_host.telemetry.tracing import Tracing
 from support.collector import Collector, Spanned
@@ -265,7 +265,7 @@ def test_a_server_that_others_have_instrumented_is_the_parent() -> None:
     theirs = provider.get_tracer("theirs")
     with theirs.start_as_current_span("POST", kind=SpanKind.SERVER):
         Tracing(provider).begin(context)
-        context.span.ended("ok", None)
+        context.span.end("ok", None)
     ours, outer = told.get_finished_spans()
     assert ("infer ", SpanKind.INTERNAL) == (ours.name, ours.kind)
     assert ours.parent is not None
@@ -470,9 +470,9 @@ def test_the_extra_is_asked_for(tmp_path: Path) -> None:
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
             },
             [
-                "OTEL_TRACES_EXPORTER: found 'otpl', expected of console, none, otlp, "
-                "otlp_proto_http, nearest: 'otlp'",
-                "OTEL_EXPORTER_OTLP_PROTOCOL: found 'http/json', expected of "
+                "OTEL_TRACES_EXPORTER: found 'otpl', expected one of console, none, "
+                "otlp, otlp_proto_http, nearest: 'otlp'",
+                "OTEL_EXPORTER_OTLP_PROTOCOL: found 'http/json', expected one of "
                 "http/protobuf, grpc",
             ],
         ),
@@ -500,8 +500,8 @@ def test_wrong_variables_are_faults(
     """Each is told by its name, with what was found and expected, where it is used."""
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert faults == exporting.faults(Settings(oip_tracing=True))
-    assert [] == exporting.faults(Settings())
+    assert faults == otel.find_faults(Settings(oip_tracing=True))
+    assert [] == otel.find_faults(Settings())
 
 
 @pytest.mark.parametrize(
@@ -573,7 +573,7 @@ def test_a_collector_in_trouble_is_no_trouble(serve: Serve, trouble: str) -> Non
             wait_for(lambda: collector.asked >= (100 if status else 1), "exports")
         assert 0 == server.stop()
     assert server.log.count(" opentelemetry.") <= 3
-    assert trouble != "silent" or "cut off: the last spans" in server.log
+    assert trouble != "silent" or "gave up exporting the last spans" in server.log
 
 
 @pytest.mark.slow

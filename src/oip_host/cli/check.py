@@ -15,7 +15,7 @@ from oip_host.cli.output import (
     print_table,
 )
 from oip_host.host.assemble import Launch
-from oip_host.telemetry import crash_report as crash
+from oip_host.telemetry import crash_report
 
 if TYPE_CHECKING:
     from oip_host.host.host import Host
@@ -45,15 +45,15 @@ def check(
     Exits with 2 if the configuration is wrong, with 1 if a model that is not optional
     fails to load, otherwise with 0.
     """
-    crash.report()
+    crash_report.enable()
     launch: Launch = context.obj.with_kserve_arguments(context.args)
     longest_s = timeout_s and timeout_s + 2 * CHECK_ENDS_S
-    with crash.limit(longest_s), exit_on_faults():
+    with crash_report.exit_after(longest_s), exit_on_faults():
         from oip_host.host.build import build_host
         from oip_host.model_server import AissembleOIPKServe
 
         host = build_host(launch, model_class=AissembleOIPKServe)
-    with crash.limit(longest_s):
+    with crash_report.exit_after(longest_s):
         is_well = asyncio.run(_load_and_show(host, json, timeout_s))
     if not is_well:
         raise typer.Exit(1)

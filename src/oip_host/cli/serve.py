@@ -12,8 +12,7 @@ import typer
 
 from oip_host.cli.output import exit_on_faults, print_models
 from oip_host.host.assemble import Launch
-from oip_host.telemetry import crash_report as crash
-from oip_host.telemetry import logs
+from oip_host.telemetry import crash_report, logs
 from oip_host.workers import supervisor as workers
 
 if TYPE_CHECKING:
@@ -27,11 +26,11 @@ LARGEST_EXAMPLE = 64
 
 def serve(context: typer.Context) -> None:
     """Load the selected models and serve them by REST and gRPC."""
-    crash.report()
+    crash_report.enable()
     launch: Launch = context.obj.with_kserve_arguments(context.args)
     with exit_on_faults():
         if _is_supervisor(launch):
-            logs.to_stderr(launch.configuration.settings)
+            logs.log_to_stderr(launch.configuration.settings)
             raise typer.Exit(workers.supervise(launch.configuration))
         # imports create objects and no garbage: collecting takes a tenth of the start
         gc.set_threshold(1_000_000, 20, 20)

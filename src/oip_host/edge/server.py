@@ -230,7 +230,7 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
             app.logger.propagate = False
             if self._settings.oip_log_format == logs.JSON:
                 for handler in app.logger.handlers:
-                    handler.setFormatter(logs.formatter(logs.JSON))
+                    handler.setFormatter(logs.build_formatter(logs.JSON))
         return app
 
     def _grpc_limits(self) -> dict[str, int]:

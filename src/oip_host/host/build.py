@@ -19,7 +19,7 @@ from oip_host.kserve import logs as kserve_logs
 from oip_host.kserve.api import server_arguments
 from oip_host.models.model import Model
 from oip_host.replicas.cluster import Cluster
-from oip_host.telemetry import otel as exporting
+from oip_host.telemetry import otel
 from oip_host.telemetry.inference_log import LatencyLog
 from oip_host.telemetry.observer import Observer
 
@@ -98,7 +98,7 @@ def _find_conflicts(
         *_find_shared_replicas(planned, settings.kserve_workers),
         *certificates.find_faults(settings, kserve_args),
         *auth.find_faults(settings),
-        *exporting.faults(settings),
+        *otel.find_faults(settings),
     ]
 
 

@@ -23,8 +23,7 @@ from oip_host.host.reload import ReloadPlan, follow
 from oip_host.models import metrics
 from oip_host.models.registry import Registry
 from oip_host.replicas.cluster import Cluster
-from oip_host.telemetry import crash_report as crash
-from oip_host.telemetry import otel as exporting
+from oip_host.telemetry import crash_report, otel
 from oip_host.workers import supervisor as workers
 from oip_host.workers.identity import WorkerIdentity
 
@@ -85,12 +84,12 @@ class Host:
             if code:
                 raise SystemExit(code)
             return
-        crash.report()
+        crash_report.enable()
         memory.keep_large_blocks(self.configuration.settings.oip_kept_memory_bytes)
         run: Any = uvloop.run
         if getattr(self.server, "event_loop", "auto") == "asyncio":
             run = asyncio.run
-        with exporting.exporting(self.configuration.settings) as tracing:
+        with otel.export_spans(self.configuration.settings) as tracing:
             self._trace(tracing)
             run(self._main(on_loaded))
 
@@ -98,7 +97,7 @@ class Host:
         """Trace the requests of every model, also of those in replicas."""
         for model in self.registry:
             model.observer.tracing = tracing
-        self._cluster.otel = exporting.variables(self.configuration.settings)
+        self._cluster.otel = otel.list_variables(self.configuration.settings)
 
     async def _main(self, on_loaded: Callable[[Host], None] | None) -> None:
         stop = self._catch_signals()

@@ -27,7 +27,7 @@ from oip_host.models.construction import construct_handler
 from oip_host.models.model import Model
 from oip_host.plugins.choice import Choice
 from oip_host.replicas.cluster import Cluster
-from oip_host.telemetry import crash_report as crash
+from oip_host.telemetry import crash_report
 from oip_host.telemetry.observer import Observer
 
 __all__ = [
@@ -154,7 +154,7 @@ def _build_model(
         item.model, source, version=item.version, optional=item.optional,
         options=options, observer=wiring.observer,
     )  # fmt: skip
-    model.handled_by = crash.named(choice.entry)
+    model.handled_by = crash_report.describe_handler(choice.entry)
     return PlannedModel(model, choice, configured.values, imported.handler)
 
 

@@ -29,8 +29,8 @@ def configure(settings: Settings) -> logging.StreamHandler[Any] | None:
     if own or logging.getLogger("oip_host").hasHandlers():
         return None
     if config_file is None and settings.oip_log_format == logs.JSON:
-        formatter = logs.formatter(settings.oip_log_format)
+        formatter = logs.build_formatter(settings.oip_log_format)
         for name in _KSERVES:
             for handler in logging.getLogger(name).handlers:
                 handler.setFormatter(formatter)
-    return logs.to_stderr(settings)
+    return logs.log_to_stderr(settings)

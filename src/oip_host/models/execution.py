@@ -170,7 +170,7 @@ class HandlerCalls:
         self._check(request)
         call = self.frames.call
         if context.span is not None:
-            call = partial(context.span.calling, call)
+            call = partial(context.span.trace_call, call)
         try:
             answer = call(self.handler.infer, request, self._name, self._version)
         except BaseException as error:
@@ -196,7 +196,7 @@ class HandlerCalls:
         call = self.frames.call_async
         if context.span is None:
             return call
-        return partial(context.span.calling_async, self.traits.runs_elsewhere, call)
+        return partial(context.span.trace_call_async, self.traits.runs_elsewhere, call)
 
     def _check(self, request: InferenceRequest) -> None:
         check_request(request)
@@ -208,9 +208,9 @@ class HandlerCalls:
 def _batch_context(items: list[BatchItem]) -> Iterator[RequestContext]:
     """Make one context for a batch, with one span for those of its requests."""
     contexts = [context for *_, context in items]
-    context = RequestContext.of_batch(contexts)
+    context = RequestContext.merge(contexts)
     traced = [each.span for each in contexts if each.span is not None]
-    span = traced[0].together(traced) if traced and len(contexts) > 1 else None
+    span = traced[0].start_batch(traced) if traced and len(contexts) > 1 else None
     if span is not None:
         context.span = span
     current.set(context)
@@ -219,7 +219,7 @@ def _batch_context(items: list[BatchItem]) -> Iterator[RequestContext]:
     finally:
         current.set(None)
         if span is not None:
-            span.ended()
+            span.end()
 
 
 class Execution:

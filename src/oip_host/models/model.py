@@ -162,7 +162,7 @@ class Model(ModelLife):
             statistics.total.add(total_s)
         trace_id = ""
         if context.span is not None:
-            context.span.ended(outcome, job)
+            context.span.end(outcome, job)
             trace_id = context.span.trace_id
         if self.observer.inference is None:
             return

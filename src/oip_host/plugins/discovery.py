@@ -18,7 +18,7 @@ import pluggy
 from oip_host import hookspecs
 from oip_host.errors import nearest
 from oip_host.hookspecs import HandlerEntry, hookimpl
-from oip_host.telemetry.crash_report import framed, named
+from oip_host.telemetry.crash_report import describe_handler, rename_frame
 
 __all__ = [
     "HANDLERS",
@@ -152,7 +152,7 @@ def import_handler(entry: HandlerEntry) -> tuple[Any, str | None]:
     distribution and version.
     """
     try:
-        return framed("its import", named(entry))(entry.load), None
+        return rename_frame("its import", describe_handler(entry))(entry.load), None
     except (Exception, SystemExit) as error:
         log.error(
             "handler '%s' (%s, %s) failed to import:\n%s",

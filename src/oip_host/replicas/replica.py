@@ -33,7 +33,7 @@ from oip_host.config.model_options import ModelOptions
 from oip_host.config.sources import Values
 from oip_host.models.construction import construct_handler
 from oip_host.models.model import Model
-from oip_host.telemetry import otel as exporting
+from oip_host.telemetry import otel
 from oip_host.telemetry.context import RequestContext
 
 __all__ = [
@@ -178,7 +178,7 @@ class Replica:
             version=blueprint.version,
             options=unlimited,
         )
-        self._export = exporting.joined(blueprint.otel)
+        self._export = otel.join_export(blueprint.otel)
         if self._export is not None:
             self._model.observer.tracing = self._export.tracing
         self._model.handled_by = f"handler {blueprint.target}"

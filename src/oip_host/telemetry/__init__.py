@@ -1,1 +1,1 @@
-"""What is logged, counted and traced."""
+"""Logs, counts and traces."""

@@ -1,4 +1,4 @@
-"""A request beside its tensors: its id, how it came, and what is counted of it."""
+"""A request apart from its tensors: its id, its protocol, and what is counted."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from oip_handler import request
 if TYPE_CHECKING:
     from oip_host.telemetry.statistics import Statistics
 
-__all__ = ["CARRIED", "REQUEST_ID", "RequestContext", "current"]
+__all__ = ["CONTEXT_HEADERS", "REQUEST_ID", "RequestContext", "current"]
 
 REQUEST_ID = "x-request-id"
-"""The header, by REST and gRPC, that brings a request's id and takes it back."""
-CARRIED = (REQUEST_ID, "traceparent", "tracestate", "baggage")
-"""The headers that a context takes from a request: its id, and W3C's of tracing."""
+"""The header of a request and its response, by REST and gRPC, with the request's id."""
+CONTEXT_HEADERS = (REQUEST_ID, "traceparent", "tracestate", "baggage")
+"""The headers that a context keeps of a request: its id, and W3C's for tracing."""
 
 _USABLE = re.compile(r"[!-~]{1,128}")
-"""An id that may stand in a log line and in a header: visible ASCII, and not long."""
+"""An id that is safe in a log line and a header: visible ASCII, and not long."""
 
 
 class RequestContext:
-    """Goes with a request from the edge to the handler.
+    """What accompanies a request from the edge to the handler.
 
-    `headers` are those of `CARRIED` that the client sent: the id that it gave, and what
-    tracing has to know of its span.
+    `headers` are those of `CONTEXT_HEADERS` that the client sent.
     """
 
     __slots__ = (
@@ -44,30 +43,30 @@ class RequestContext:
         """`rest`, `grpc` or `v1`; `replica` within one."""
         self.headers = headers or {}
         given = self.headers.get(REQUEST_ID)
-        self.id = given if given and _USABLE.fullmatch(given) else _made_id()
+        self.id = given if given and _USABLE.fullmatch(given) else _make_id()
         self.began = time.perf_counter()
-        """When the whole request was there."""
+        """When the whole request had arrived, by `time.perf_counter`."""
         self.bytes_in = 0
         self.model = self.version = ""
-        """Whose handler has the request, once one has it."""
+        """The model whose handler has the request, once one has it."""
         self.statistics: Statistics | None = None
-        """Where the request was counted; None as long as it was not."""
+        """The statistics in which the request was counted; None until then."""
         self.span: Any = None
-        """What tracing keeps of it."""
+        """The span of the request, if it is traced."""
 
-    def received(self, size: int) -> None:
-        """The body is there, of so many bytes: the request's time begins."""
+    def start(self, size: int) -> None:
+        """Begin the request's time, with a body of `size` bytes that has arrived."""
         self.bytes_in = size
         self.began = time.perf_counter()
 
-    def answered(self, size: int) -> None:
-        """Count the bytes of the answer."""
+    def count_response(self, size: int) -> None:
+        """Count the bytes of the response."""
         if self.statistics is not None:
             self.statistics.bytes_out += size
 
     @classmethod
-    def of_batch(cls, contexts: list[RequestContext]) -> RequestContext:
-        """That of one call for several requests; its id has all of theirs."""
+    def merge(cls, contexts: list[RequestContext]) -> RequestContext:
+        """Return the context of one call for several requests, with all their ids."""
         if len(contexts) == 1:
             return contexts[0]
         first = contexts[0]
@@ -78,9 +77,9 @@ class RequestContext:
 
 
 current = cast("ContextVar[RequestContext | None]", request.current)
-"""The request that this thread or task is answering; the variable is the contract's."""
+"""The context of the request that this thread or task answers; the contract's own."""
 
 
-def _made_id() -> str:
-    """An id for a request that brings none: unique, cheap, and no secret."""
+def _make_id() -> str:
+    """Return an id for a request without one: unique, cheap, and no secret."""
     return f"{getrandbits(96):024x}"

@@ -1,9 +1,9 @@
-"""The crash report: what kills the process inside a native library names its model.
+"""The crash report: a crash inside a native library names the model.
 
-After a fault of native code nothing runs any more but `faulthandler`, which writes the
-frames of Python's stacks to the standard error stream. So a handler is called through a
-function whose own name is its model's, and whose file is the handler: such a frame says
-what it has to, also where the host is process 1 of a container and nobody outlives it.
+After a fault of native code only `faulthandler` still runs, and writes the frames of
+Python's stacks to the standard error stream. So a handler is called through a function
+that is named after its model, and whose file is the handler: the frame identifies both,
+even if the host is process 1 of a container and nothing outlives it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 
 from oip_host.hookspecs import HandlerEntry
 
-__all__ = ["Frames", "framed", "limit", "named", "report"]
+__all__ = ["Frames", "describe_handler", "enable", "exit_after", "rename_frame"]
 
 
-def report() -> None:
-    """Have a fault of native code reported from now on, if there is a stream for it."""
-    if faulthandler.is_enabled():  # by Python's own option, or by the program
+def enable() -> None:
+    """Report faults of native code, if there is a stream to report them to."""
+    if faulthandler.is_enabled():  # by an option of Python, or by the program
         return
-    # a program may have no standard error stream, or one that is no file
+    # a program may have no standard error stream, or one without a file
     with suppress(AttributeError, OSError, RuntimeError, ValueError):
         faulthandler.enable()
 
 
 @contextmanager
-def limit(seconds: float | None) -> Iterator[None]:
-    """Exit with 1, and tell where the process is, should this take any longer.
+def exit_after(seconds: float | None) -> Iterator[None]:
+    """Exit with 1 and print all stacks if the block takes any longer.
 
-    It does so also where native code holds the interpreter's lock and no Python runs.
+    That works even while native code holds the interpreter's lock and no Python runs.
     """
     if seconds is None or not faulthandler.is_enabled():
         yield
@@ -44,20 +44,20 @@ def limit(seconds: float | None) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def named(entry: HandlerEntry) -> str:
-    """A handler as a crash report names it."""
+def describe_handler(entry: HandlerEntry) -> str:
+    """Return a handler as a crash report names it."""
     return f"handler {entry.name!a} ({entry.target}, {entry.origin})"
 
 
 class Frames:
-    """What calls the methods of one model's handler, and is seen in every traceback."""
+    """Functions that call a model's handler, and that every traceback shows."""
 
     __slots__ = ("call", "call_async")
 
     def __init__(self, model: str, version: str, handler: str) -> None:
         name = f"model {model!a} version {version!a}"
-        self.call = framed(name, handler)
-        self.call_async = framed(name, handler, _call_async)
+        self.call = rename_frame(name, handler)
+        self.call_async = rename_frame(name, handler, _call_async)
 
 
 def _call(method: Callable[..., Any], *args: Any) -> Any:
@@ -68,10 +68,10 @@ async def _call_async(method: Callable[..., Any], *args: Any) -> Any:
     return await method(*args)
 
 
-def framed(
+def rename_frame(
     name: str, handler: str, like: Callable[..., Any] = _call
 ) -> Callable[..., Any]:
-    """What calls a function in a frame that reads `File "<handler>", … in name`."""
+    """Return a caller of functions whose frame reads `File "<handler>", … in name`."""
     assert isinstance(like, FunctionType)
     code = like.__code__.replace(co_name=name, co_filename=f"<{handler}>")
     return FunctionType(code, like.__globals__, name)

@@ -1,4 +1,4 @@
-"""The log line of each inference: who asked what, how it ended, and its times."""
+"""The log line of each inference: the model, the outcome, and the times."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any, TypeAlias
 import orjson
 
 from oip_host.hookspecs import Inference, StateChange, hookimpl
-from oip_host.telemetry.logs import JSON, TEXT_TIME, timestamp
+from oip_host.telemetry.logs import JSON, TEXT_TIME, format_time
 
 __all__ = ["LatencyLog"]
 
 latency_log = logging.getLogger("oip_host.latency")
 
 WRITE_EVERY_S = 0.1
-"""Seconds for which the lines of the latency log are collected."""
+"""Seconds for which lines are collected before they are written."""
 
-Finished: TypeAlias = "tuple[float, Inference]"
+FinishedInference: TypeAlias = "tuple[float, Inference]"
 """An inference, and when it ended."""
 
 
 class LatencyLog:
-    """The log line of each request that `kserve_enable_latency_logging` asks for.
+    """The lines of `kserve_enable_latency_logging`, one for each inference.
 
-    Lines are made and written together, some times a second: a line by itself costs
+    Lines are formatted and written together, ten times a second: a line by itself costs
     more than the rest of a small request. With a `handler` they go to its stream, in
     KServe's form of a trace line or as JSON; without one each is a record of the
     program's own logging, under the name `oip_host.latency`.
@@ -39,41 +39,43 @@ class LatencyLog:
         self, handler: logging.StreamHandler[Any] | None = None, form: str = "text"
     ) -> None:
         self._handler = handler
-        self._lines = _json_lines if form == JSON else _text_lines
-        self._waiting: list[Finished] = []
+        self._format = _format_json if form == JSON else _format_text
+        self._waiting: list[FinishedInference] = []
 
     @hookimpl
     def oip_inference(self, inference: Inference) -> None:
-        """Keep the inference for the next writing."""
+        """Keep the inference until lines are written."""
         if not self._waiting:
             asyncio.get_running_loop().call_later(WRITE_EVERY_S, self.write)
         self._waiting.append((time.time(), inference))
 
     @hookimpl
     def oip_model_state(self, change: StateChange) -> None:
-        """Write what came before the change, also before the host's end."""
+        """Write the lines from before the change, so also before the host ends."""
         self.write()
 
     def write(self) -> None:
-        """Write the lines of the inferences that wait."""
+        """Write a line for each inference since the last call."""
         waiting, self._waiting = self._waiting, []
         if not waiting or not latency_log.isEnabledFor(logging.INFO):
             return
         if self._handler is None:
             for _, inference in waiting:
-                latency_log.info("%s", _text(inference), extra=_fields(inference))
+                latency_log.info(
+                    "%s", _describe(inference), extra=_list_fields(inference)
+                )
             return
         self._handler.acquire()
         try:
-            for piece in _pieces(self._lines(waiting)):
+            for piece in _split(self._format(waiting)):
                 self._handler.stream.write(piece)
                 self._handler.flush()
         finally:
             self._handler.release()
 
 
-def _pieces(lines: Iterable[str]) -> Iterator[str]:
-    """The lines in pieces that a pipe takes as one, which other processes share."""
+def _split(lines: Iterable[str]) -> Iterator[str]:
+    """Join lines into pieces that a pipe shared with other processes writes at once."""
     piece = ""
     for line in lines:
         if len(piece) + len(line) > PIPE_BUF:
@@ -83,7 +85,7 @@ def _pieces(lines: Iterable[str]) -> Iterator[str]:
     yield piece
 
 
-def _text_lines(finished: list[Finished]) -> Iterator[str]:
+def _format_text(finished: list[FinishedInference]) -> Iterator[str]:
     second, stamp, process = 0, "", os.getpid()
     for moment, inference in finished:
         if int(moment) != second:
@@ -91,31 +93,31 @@ def _text_lines(finished: list[Finished]) -> Iterator[str]:
             stamp = time.strftime(TEXT_TIME, time.localtime(second))
         yield (
             f"{stamp}.{int(moment * 1000) % 1000:03d} {process} "
-            f"{latency_log.name} {_text(inference)}\n"
+            f"{latency_log.name} {_describe(inference)}\n"
         )
 
 
-def _json_lines(finished: list[Finished]) -> Iterator[str]:
+def _format_json(finished: list[FinishedInference]) -> Iterator[str]:
     second, stamp, process = 0, "", os.getpid()
     for moment, inference in finished:
         if int(moment) != second:
             second = int(moment)
-            stamp = timestamp(second)
+            stamp = format_time(second)
         document = {
             "timestamp": f"{stamp}.{int(moment * 1000) % 1000:03d}Z",
             "level": "INFO",
             "logger": latency_log.name,
             "pid": process,
             "message": "inference",
-            **_fields(inference),
+            **_list_fields(inference),
         }
         yield orjson.dumps(document).decode() + "\n"
 
 
-def _fields(inference: Inference) -> dict[str, Any]:
-    """What there is to tell, by the names of the fields."""
+def _list_fields(inference: Inference) -> dict[str, Any]:
+    """Return the fields of a line by name."""
     fields = {
-        "model": _printable(inference.model),
+        "model": _escape(inference.model),
         "version": inference.version,
         "protocol": inference.protocol,
         "outcome": inference.outcome,
@@ -130,14 +132,14 @@ def _fields(inference: Inference) -> dict[str, Any]:
     return fields
 
 
-def _printable(name: str) -> str:
-    """A name on one line: a program may give any."""
+def _escape(name: str) -> str:
+    """Return a name that fits on one line: a program may use any."""
     return name if name.isprintable() else ascii(name)
 
 
-def _text(inference: Inference) -> str:
+def _describe(inference: Inference) -> str:
     return (
-        f"model={_printable(inference.model)} version={inference.version} "
+        f"model={_escape(inference.model)} version={inference.version} "
         f"protocol={inference.protocol} outcome={inference.outcome} "
         f"queue_ms={inference.queue_s * 1000:.3f} "
         f"predict_ms={inference.handler_s * 1000:.3f} "

@@ -1,6 +1,6 @@
-"""The form of a log line: text as KServe writes it, or a JSON object.
+"""The form of log lines: text as KServe writes it, or JSON objects.
 
-Both say which request a line belongs to, where it belongs to one.
+Both name the request that a line belongs to, if it belongs to one.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from oip_host.telemetry.context import current
 if TYPE_CHECKING:
     from oip_host.config.settings import Settings
 
-__all__ = ["JSON", "formatter", "set_level", "timestamp", "to_stderr"]
+__all__ = ["JSON", "build_formatter", "format_time", "log_to_stderr", "set_level"]
 
 JSON = "json"
 TEXT = (
     "%(asctime)s.%(msecs)03d %(process)s %(name)s %(levelname)s "
     "[%(filename)s:%(funcName)s():%(lineno)s] %(message)s"
 )
-"""KServe's own form, also for processes that do not import KServe."""
+"""KServe's form, also for processes that do not import KServe."""
 TEXT_TIME = "%Y-%m-%d %H:%M:%S"
 _FIELDS = {"levelname": "level", "name": "logger", "process": "pid"}
-"""What a JSON line has of each record, and how it is called there."""
+"""The attributes of a record that a JSON line has, and their names there."""
 
 
-def to_stderr(settings: Settings) -> logging.StreamHandler[Any]:
-    """Write all that is logged in this process to its standard error.
+def log_to_stderr(settings: Settings) -> logging.StreamHandler[Any]:
+    """Write everything that this process logs to its standard error.
 
-    Python's own warnings too, where lines are JSON: each of them has two lines.
+    With JSON lines, Python's warnings are logged too: as text they have two lines.
     """
     logging.captureWarnings(settings.oip_log_format == JSON)
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter(settings.oip_log_format))
+    handler.setFormatter(build_formatter(settings.oip_log_format))
     logging.getLogger().addHandler(handler)
     set_level(settings.oip_log_level)
     return handler
 
 
 def set_level(level: str) -> None:
-    """Log from this level on, the host and the handlers alike."""
+    """Set the minimum level of what the host and the handlers log."""
     logging.getLogger().setLevel(level)
 
 
-def formatter(form: str) -> logging.Formatter:
-    """What makes lines of records, in the form that `oip_log_format` names."""
-    return _json() if form == JSON else _Text(TEXT, TEXT_TIME)
+def build_formatter(form: str) -> logging.Formatter:
+    """Return a formatter for a value of `oip_log_format`."""
+    return _build_json() if form == JSON else _Text(TEXT, TEXT_TIME)
 
 
-def timestamp(seconds: float) -> str:
-    """A time as a JSON line has it, without fractions: ISO 8601, in UTC."""
+def format_time(seconds: float) -> str:
+    """Return a time as in JSON lines, without fractions: ISO 8601, in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
@@ -62,7 +62,7 @@ class _Text(logging.Formatter):
         return text if context is None else f"{text} request_id={context.id}"
 
 
-def _json() -> logging.Formatter:
+def _build_json() -> logging.Formatter:
     from pythonjsonlogger.core import RESERVED_ATTRS
     from pythonjsonlogger.json import JsonFormatter
 
@@ -73,7 +73,7 @@ def _json() -> logging.Formatter:
             record: logging.LogRecord,
             message_dict: dict[str, Any],
         ) -> None:
-            stamp = timestamp(record.created)
+            stamp = format_time(record.created)
             log_data["timestamp"] = f"{stamp}.{int(record.msecs):03d}Z"
             super().add_fields(log_data, record, message_dict)
             context = current.get()

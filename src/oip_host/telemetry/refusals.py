@@ -10,7 +10,7 @@ __all__ = ["count"]
 
 
 def count(protocol: str, reason: str) -> None:
-    """Count a refusal; the reason is one of few, for it becomes a label."""
+    """Count a refusal; there are few reasons, since each becomes a label."""
     _counter().labels(protocol, reason).inc()
 
 

@@ -1,6 +1,6 @@
 """The spans of requests by OpenTelemetry: each request's own, and those within it.
 
-Imported by `exporting` alone, where the host traces: OpenTelemetry is an extra.
+Only `otel` imports this, if the host traces: OpenTelemetry is an extra.
 """
 
 from __future__ import annotations
@@ -26,59 +26,60 @@ if TYPE_CHECKING:
 __all__ = ["BatchSpan", "RequestSpan", "Tracing"]
 
 _HTTP = {"http.request.method": "POST"}
-_WAYS: dict[str, dict[str, str]] = {
+_ATTRIBUTES: dict[str, dict[str, str]] = {
     "rest": {**_HTTP, "http.route": "/v2/models/{model}/infer"},
-    "v1": _HTTP,  # its route is KServe's
+    "v1": _HTTP,  # the route is KServe's
     "grpc": {
         "rpc.system.name": "grpc",
         "rpc.method": "inference.GRPCInferenceService/ModelInfer",
     },
 }
-"""What OpenTelemetry's conventions call the way on which a request came."""
+"""The attributes of a request's protocol, by OpenTelemetry's conventions."""
 
 
 class Tracing:
-    """Gives requests their spans, which a provider of OpenTelemetry takes."""
+    """Starts the spans of requests, which an OpenTelemetry provider exports."""
 
     def __init__(self, provider: trace.TracerProvider) -> None:
         version = importlib_metadata.version("oip-host")
         self._tracer = provider.get_tracer("oip_host", version)
 
     def begin(self, context: RequestContext) -> None:
-        """Begin the span of a request that has found its model, unless it has one."""
+        """Start the span of a request that has found its model, unless it has one."""
         if context.span is None:
             context.span = RequestSpan(self._tracer, context)
 
 
-class _Around:
-    """A span, or one that is not recorded, in which a handler is called."""
+class _CallingSpan:
+    """A span, recorded or not, in which a handler is called."""
 
-    __slots__ = ("recorded", "span", "tracer", "within", "zero_ns")
+    __slots__ = ("is_recorded", "span", "tracer", "within", "zero_ns")
 
     tracer: trace.Tracer
     span: Span
     within: Context
-    """That of what runs in the span."""
-    recorded: bool
+    """The context of what runs in the span."""
+    is_recorded: bool
     zero_ns: int
     """The time since the epoch at which `time.perf_counter` was 0."""
 
-    def calling(self, call: Callable[..., Any], *args: Any) -> Any:
-        """What a call of the handler returns, in a span of its own."""
-        with self._handling(SpanKind.INTERNAL):
+    def trace_call(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call the handler in a span of its own, and return what it returns."""
+        with self._start_handler_span(SpanKind.INTERNAL):
             return call(*args)
 
-    async def calling_async(
-        self, elsewhere: bool, call: Callable[..., Awaitable[Any]], *args: Any
+    async def trace_call_async(
+        self, is_remote: bool, call: Callable[..., Awaitable[Any]], *args: Any
     ) -> Any:
-        """As `calling`; a handler that is elsewhere has another span there."""
-        with self._handling(SpanKind.CLIENT if elsewhere else SpanKind.INTERNAL):
+        """Do as `trace_call`; a handler in a replica has another span there."""
+        kind = SpanKind.CLIENT if is_remote else SpanKind.INTERNAL
+        with self._start_handler_span(kind):
             return await call(*args)
 
     @contextmanager
-    def _handling(self, kind: SpanKind) -> Iterator[None]:
+    def _start_handler_span(self, kind: SpanKind) -> Iterator[None]:
         span, within = None, self.within
-        if self.recorded:
+        if self.is_recorded:
             span = self.tracer.start_span(
                 "handler", within, kind, start_time=self.now_ns()
             )
@@ -88,7 +89,7 @@ class _Around:
             yield
         except BaseException as error:
             if span is not None:
-                _failed(span, error)
+                _record_failure(span, error)
             raise
         finally:
             detach(token)
@@ -96,11 +97,11 @@ class _Around:
                 span.end(self.now_ns())
 
     def inject(self, headers: dict[str, str]) -> None:
-        """Add what tells another process of the span that is the current one."""
+        """Add the headers that tell another process of the current span."""
         propagate.inject(headers)
 
     def ids(self) -> dict[str, str]:
-        """The ids of the trace and of the innermost span, as log lines have them."""
+        """Return the ids of the trace and of the innermost span, as in log lines."""
         found = trace.get_current_span().get_span_context()
         if not found.is_valid:
             found = self.span.get_span_context()
@@ -112,15 +113,15 @@ class _Around:
         }
 
     def at_ns(self, moment: float) -> int:
-        """A time of `time.perf_counter` as spans have it."""
+        """Return a time of `time.perf_counter` in nanoseconds since the epoch."""
         return self.zero_ns + int(moment * 1e9)
 
     def now_ns(self) -> int:
-        """The present, by the same clock."""
+        """Return the present time by the same clock."""
         return self.at_ns(time.perf_counter())
 
 
-class RequestSpan(_Around):
+class RequestSpan(_CallingSpan):
     """The span of one request, a child of the client's, with its time in the queue."""
 
     __slots__ = ("_protocol",)
@@ -129,7 +130,7 @@ class RequestSpan(_Around):
         self.tracer = tracer
         self.zero_ns = time.time_ns() - time.perf_counter_ns()
         self._protocol = context.protocol
-        parent, kind = _parent(context)
+        parent, kind = _find_parent(context)
         self.span = tracer.start_span(
             f"infer {context.model}",
             parent,
@@ -139,26 +140,26 @@ class RequestSpan(_Around):
                 "oip.version": context.version,
                 "oip.protocol": context.protocol,
                 "oip.request_id": context.id,
-                **_WAYS.get(context.protocol, {}),
+                **_ATTRIBUTES.get(context.protocol, {}),
             },
             start_time=self.at_ns(context.began),
         )
-        self.recorded = self.span.is_recording()
+        self.is_recorded = self.span.is_recording()
         self.within = trace.set_span_in_context(self.span, parent)
 
     @property
     def trace_id(self) -> str:
-        """The id of the trace as text; empty where there is none."""
+        """The id of the trace as text; empty if there is none."""
         found = self.span.get_span_context()
         return trace.format_trace_id(found.trace_id) if found.is_valid else ""
 
-    def together(self, spans: Sequence[RequestSpan]) -> BatchSpan:
-        """The span of one call for the requests of all these, with this one first."""
+    def start_batch(self, spans: Sequence[RequestSpan]) -> BatchSpan:
+        """Return the span of one call for the requests of all these spans."""
         return BatchSpan(spans)
 
-    def ended(self, outcome: str, job: Job | None) -> None:
-        """End the span; `job` is the request's in its lane, where it came that far."""
-        if not self.recorded:
+    def end(self, outcome: str, job: Job | None) -> None:
+        """End the span; `job` is the request's in its lane, if it came that far."""
+        if not self.is_recorded:
             return
         now_ns = self.now_ns()
         attributes: dict[str, Any] = {"oip.outcome": outcome}
@@ -175,7 +176,7 @@ class RequestSpan(_Around):
         elif self._protocol != "replica":
             status = 200 if error is None else error.http_status
             attributes["http.response.status_code"] = status
-        if outcome == "Cancelled":  # nobody got a status
+        if outcome == "Cancelled":  # no client got a status
             attributes = {"oip.outcome": outcome}
         elif error is not None and error.http_status >= 500:
             attributes["error.type"] = outcome
@@ -184,21 +185,21 @@ class RequestSpan(_Around):
         self.span.end(now_ns)
 
 
-class BatchSpan(_Around):
-    """The span of one call for several requests, whose spans and it have links.
+class BatchSpan(_CallingSpan):
+    """The span of one call for several requests, linked with each of their spans.
 
-    It is a child of the first of them that is recorded, so that whoever samples one of
-    the requests has the batch too. What clients sent as baggage ends here: whose should
-    go on?
+    It is a child of the first of them that is recorded, so that the batch is sampled
+    whenever one of its requests is. Baggage of clients ends here, since a call for
+    several requests has no one client.
     """
 
     __slots__ = ()
 
     def __init__(self, spans: Sequence[RequestSpan]) -> None:
-        first = next((each for each in spans if each.recorded), spans[0])
+        first = next((each for each in spans if each.is_recorded), spans[0])
         self.tracer, self.zero_ns = first.tracer, first.zero_ns
-        self.span, self.recorded = first.span, first.recorded
-        if self.recorded:
+        self.span, self.is_recorded = first.span, first.is_recorded
+        if self.is_recorded:
             self.span = self.tracer.start_span(
                 "batch",
                 first.within,
@@ -212,17 +213,17 @@ class BatchSpan(_Around):
                     each.span.add_link(link)
         self.within = trace.set_span_in_context(self.span, Context())
 
-    def ended(self) -> None:
+    def end(self) -> None:
         """End the span."""
-        if self.recorded:
+        if self.is_recorded:
             self.span.end(self.now_ns())
 
 
-def _parent(context: RequestContext) -> tuple[Context, SpanKind]:
-    """What the span of a request is below, and its kind for that.
+def _find_parent(context: RequestContext) -> tuple[Context, SpanKind]:
+    """Return the parent of a request's span, and the kind that the span then has.
 
-    A server that somebody has instrumented has made the request's span already; any
-    other span that is current here was so when the server started.
+    An instrumented server has started a span for the request already; any other span
+    that is current here was current when the server started.
     """
     around = get_current()
     outer = trace.get_current_span(around)
@@ -232,8 +233,8 @@ def _parent(context: RequestContext) -> tuple[Context, SpanKind]:
     return propagate.extract(context.headers, Context()), SpanKind.SERVER
 
 
-def _failed(span: Span, error: BaseException) -> None:
-    """Note the class of what a handler raised; its text may be of the request."""
+def _record_failure(span: Span, error: BaseException) -> None:
+    """Record the class of a handler's exception; its text may contain the request's."""
     if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
         return
     kind = f"{type(error).__module__}.{type(error).__qualname__}"

@@ -23,7 +23,12 @@ from oip_host.edge.grpc.messages import SERVICE, message, pool
 from oip_host.edge.transport.error_body import client_text
 from oip_host.models.server_state import ServerState
 from oip_host.telemetry import refusals
-from oip_host.telemetry.context import CARRIED, REQUEST_ID, RequestContext, current
+from oip_host.telemetry.context import (
+    CONTEXT_HEADERS,
+    REQUEST_ID,
+    RequestContext,
+    current,
+)
 
 __all__ = ["GrpcEdge"]
 
@@ -125,7 +130,7 @@ class GrpcEdge:
         model = self._registry.find(wire.model_name, wire.model_version or None)
         ours = current.get()
         assert ours is not None
-        ours.received(len(data))
+        ours.start(len(data))
         try:
             if not model.ready:
                 raise model.not_ready()
@@ -138,7 +143,7 @@ class GrpcEdge:
         except OIPError as error:
             model.count_failure(ours, error)
             raise
-        ours.answered(len(answer))
+        ours.count_response(len(answer))
         return answer
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -215,7 +220,7 @@ def _context(context: grpc.aio.ServicerContext[Any, Any]) -> RequestContext:
     carried = {
         name: value
         for name, value in context.invocation_metadata() or ()
-        if name in CARRIED
+        if name in CONTEXT_HEADERS
     }
     ours = RequestContext("grpc", carried)
     current.set(ours)

@@ -26,7 +26,12 @@ from oip_host.edge.rest.routes import Route, find_route, is_open
 from oip_host.edge.transport.scope import ON_DISCONNECT, RESPOND
 from oip_host.models.server_state import ServerState
 from oip_host.telemetry import refusals
-from oip_host.telemetry.context import CARRIED, REQUEST_ID, RequestContext, current
+from oip_host.telemetry.context import (
+    CONTEXT_HEADERS,
+    REQUEST_ID,
+    RequestContext,
+    current,
+)
 
 __all__ = ["RestEdge"]
 
@@ -39,7 +44,7 @@ log = logging.getLogger("oip_host")
 
 _REQUEST_ID = REQUEST_ID.encode()
 _AUTHORIZATION = b"authorization"
-_CARRIED = [(name.encode(), name) for name in CARRIED]
+_CONTEXT_HEADERS = [(name.encode(), name) for name in CONTEXT_HEADERS]
 
 
 class _Departure:
@@ -183,7 +188,7 @@ class RestEdge:
 def _begin_context(protocol: str, headers: dict[bytes, bytes]) -> RequestContext:
     """Return the context of a request, and make it the current one."""
     carried = {}
-    for raw, name in _CARRIED:  # a comprehension would cost a call
+    for raw, name in _CONTEXT_HEADERS:  # a comprehension would cost a call
         if raw in headers:
             carried[name] = headers[raw].decode("latin-1")
     context = RequestContext(protocol, carried)
@@ -238,7 +243,7 @@ def _with_id(send: Send, context: RequestContext) -> Send:
             pair = (_REQUEST_ID, context.id.encode())
             message = {**message, "headers": [*message.get("headers", ()), pair]}
         elif is_ok:
-            context.answered(len(message.get("body", b"")))
+            context.count_response(len(message.get("body", b"")))
         await send(message)
 
     return send_with_id

@@ -84,7 +84,7 @@ class Request(NamedTuple):
             body = await loop.run_in_executor(
                 None, decompress, body, encoding.decode("latin-1"), self.max_body
             )
-        self.context.received(len(body))
+        self.context.start(len(body))
         return body
 
     def _too_large(self) -> PayloadTooLarge:
@@ -143,7 +143,7 @@ class Endpoints:
         except OIPError as error:
             model.count_failure(context, error)
             raise
-        context.answered(len(content))
+        context.count_response(len(content))
         if json_size is None:
             return Answer(content)
         return Answer(content, 200, (_OCTETS, (_HEADER_LENGTH, b"%d" % json_size)))
