@@ -1,7 +1,7 @@
-"""Exits with 0 while the host in this container is ready; with its options' defaults.
+"""Exit with 0 if the host in this container is ready.
 
-It reads the variables of the ports, the address and TLS, and no other source of
-options.
+Reads the environment variables of the ports, the address and TLS, with the defaults of
+their options, and no other source of options.
 """
 
 from __future__ import annotations
@@ -17,6 +17,6 @@ host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bound, bound)
 certificates = ("OIP_TLS_CERT_FILE", "KSERVE_TLS_CERT_FILE")
 secure = not probe and any(map(os.environ.get, certificates))
 scheme = "https" if secure else "http"
-# it asks itself, under a name that no certificate has
+# the request goes to this container, by a name that no certificate has
 context = ssl._create_unverified_context() if secure else None
 urlopen(f"{scheme}://{host}:{port}/v2/health/ready", timeout=4, context=context)

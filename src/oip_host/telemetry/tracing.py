@@ -102,14 +102,14 @@ class _CallingSpan:
 
     def ids(self) -> dict[str, str]:
         """Return the ids of the trace and of the innermost span, as in log lines."""
-        found = trace.get_current_span().get_span_context()
-        if not found.is_valid:
-            found = self.span.get_span_context()
-        if not found.is_valid:
+        span = trace.get_current_span().get_span_context()
+        if not span.is_valid:
+            span = self.span.get_span_context()
+        if not span.is_valid:
             return {}
         return {
-            "trace_id": trace.format_trace_id(found.trace_id),
-            "span_id": trace.format_span_id(found.span_id),
+            "trace_id": trace.format_trace_id(span.trace_id),
+            "span_id": trace.format_span_id(span.span_id),
         }
 
     def at_ns(self, moment: float) -> int:
@@ -150,8 +150,8 @@ class RequestSpan(_CallingSpan):
     @property
     def trace_id(self) -> str:
         """The id of the trace as text; empty if there is none."""
-        found = self.span.get_span_context()
-        return trace.format_trace_id(found.trace_id) if found.is_valid else ""
+        span = self.span.get_span_context()
+        return trace.format_trace_id(span.trace_id) if span.is_valid else ""
 
     def start_batch(self, spans: Sequence[RequestSpan]) -> BatchSpan:
         """Return the span of one call for the requests of all these spans."""
