@@ -19,7 +19,8 @@ from oip_host.auth import setup, verifier
 from oip_host.auth.authorizer import Authorizer
 from oip_host.auth.scopes import Principal, parse_claims, parse_scopes
 from oip_host.auth.verifier import TokenVerifier
-from oip_host.config.settings import Configuration, Settings, read
+from oip_host.config.configuration import Configuration, read
+from oip_host.config.settings import Settings
 from oip_host.config.watched_file import refresh_all
 from oip_host.errors import ConfigurationError
 from support.configuration import Levels

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from oip_host.config.configuration import Configuration, read
 from oip_host.config.handler_settings import build_settings, mask_secrets
 from oip_host.config.model_options import (
     ModelOptions,
@@ -21,7 +22,6 @@ from oip_host.config.model_options import (
     parse_model_options,
 )
 from oip_host.config.selection import Item
-from oip_host.config.settings import Configuration, read
 from oip_host.hookspecs import HandlerEntry
 from oip_host.host.planning import Plan, Wiring, plan
 from oip_host.plugins.choice import Choice

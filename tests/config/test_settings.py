@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from krausening.properties import PropertyEncryptor
 
-from oip_host.config.settings import Configuration, Settings, read
+from oip_host.config.configuration import Configuration, read
+from oip_host.config.settings import Settings
 from oip_host.config.sources import flag
 from oip_host.kserve.api import kserve
 from support.configuration import Levels
@@ -522,7 +523,7 @@ def test_properties_are_not_looked_for_without_krausening(levels: Levels) -> Non
     """Without a Krausening variable no file is read, and Krausening not imported."""
     (levels.directory / "oip.properties").write_text("kserve_http_port=9003\n")
     program = (
-        "import sys; from oip_host.config.settings import read; read([]);"
+        "import sys; from oip_host.config.configuration import read; read([]);"
         "assert not [name for name in sys.modules if 'krausening' in name]"
     )
     done = run(sys.executable, "-c", program, cwd=levels.directory)

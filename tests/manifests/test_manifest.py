@@ -18,7 +18,8 @@ import httpx
 import pytest
 import yaml
 
-from oip_host.config.settings import Settings, read
+from oip_host.config.configuration import read
+from oip_host.config.settings import Settings
 from oip_host.config.sources import MODELS, flag, nest
 from oip_host.errors import ConfigurationError
 from oip_host.manifests import documents as manifest

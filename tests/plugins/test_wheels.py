@@ -198,7 +198,7 @@ def test_no_place_to_install_is_a_fault(tmp_path: Path, name: str) -> None:
     taken.write_text("no directory")
     program = (
         "import sys, tempfile; from oip_host.plugins import wheels;"
-        "from oip_host.config.settings import read;"
+        "from oip_host.config.configuration import read;"
         "tempfile._candidate_tempdir_list = lambda: sys.argv[1:2];"
         "print(*wheels.add(read([])[0].settings))"
     )

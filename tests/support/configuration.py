@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oip_host.config.settings import Configuration, read
+from oip_host.config.configuration import Configuration, read
 
 KRAUSENING = (
     "KRAUSENING_BASE",

@@ -12,12 +12,12 @@ import sys
 import threading
 from typing import Any
 
-from oip_host.config import settings, sources
+from oip_host.config import configuration, sources
 
 READERS = {
     function.__code__: function.__name__
     for function in (
-        settings.read,
+        configuration.read,
         sources.from_arguments,
         sources.from_environment,
         sources.from_properties,

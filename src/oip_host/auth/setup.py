@@ -19,7 +19,8 @@ from oip_host.auth.tokens import (
     parse_static_tokens,
 )
 from oip_host.auth.verifier import TokenVerifier
-from oip_host.config.settings import Configuration, Settings
+from oip_host.config.configuration import Configuration
+from oip_host.config.settings import Settings
 from oip_host.config.watched_file import WatchedFile
 from oip_host.errors import ConfigurationError, nearest
 

@@ -13,8 +13,8 @@ from oip_handler.model_paths import find_path_fields
 from oip_handler.traits import read_traits
 from oip_host.config.model_dir import find_default_path
 from oip_host.config.model_options import Key, decode, label
-from oip_host.config.settings import validate
 from oip_host.config.sources import Origin, Values, nest
+from oip_host.config.validation import validate
 from oip_host.errors import nearest
 
 __all__ = ["build_settings", "mask_secrets", "resolve_paths"]

@@ -10,8 +10,9 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from oip_host.config.selection import DEFAULT_VERSION
-from oip_host.config.settings import RELOADABLE, validate
+from oip_host.config.settings import RELOADABLE
 from oip_host.config.sources import MODELS, Values
+from oip_host.config.validation import validate
 from oip_host.errors import nearest
 
 __all__ = [

@@ -1,42 +1,19 @@
-"""Every option of the server, declared once, and the values that are in effect.
+"""Every option of the server, declared once.
 
-A value comes from the first of: container argument, environment variable, Krausening
-property (`oip.properties`), default. The three names follow from the declared one:
-`kserve_http_port` is `--http_port`, `KSERVE_HTTP_PORT` and the property
+A value comes from the first of: a program's code, container argument, environment
+variable, Krausening property (`oip.properties`), default. The names follow from the
+declared one: `kserve_http_port` is `--http_port`, `KSERVE_HTTP_PORT` and the property
 `kserve_http_port`. The options of a single model are in `config/model_options.py`.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from oip_host.config.sources import (
-    MODELS,
-    Origin,
-    Values,
-    from_arguments,
-    from_environment,
-    from_program,
-    from_properties,
-    missing_files,
-    nest,
-    read_property_files,
-)
-from oip_host.errors import nearest
+from oip_host.config.sources import MODELS
 
 __all__ = [
     "KSERVE_VARIABLES",
@@ -44,16 +21,11 @@ __all__ = [
     "OPTIONS",
     "RELOADABLE",
     "WORKER",
-    "Configuration",
     "Panel",
     "Settings",
     "panel_of",
-    "read",
     "reloadable_options",
-    "validate",
 ]
-
-M = TypeVar("M", bound=BaseModel)
 
 RELOADABLE: dict[str, Any] = {"reloadable": True}
 """Marks an option that may change while the host runs, where it is declared."""
@@ -68,8 +40,6 @@ KSERVE_VARIABLES = (
     "KSERVE_TLS_KEY_FILE",
 )
 """Variables that KServe itself reads."""
-_PREFIXES = ("OIP_", "KSERVE_", "AUTH_")
-"""Prefixes of the variables that may be meant for the host."""
 
 
 class Panel(str, Enum):
@@ -302,75 +272,6 @@ OPTIONS = (*Settings.model_fields, MODELS)
 MODELS_DESCRIPTION = "Model options by model name, as a JSON object"
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """The options in effect, the source of each, and the arguments left for KServe."""
-
-    settings: Settings = field(default_factory=Settings)
-    origins: Values = field(default_factory=dict)
-    kserve_arguments: tuple[str, ...] = ()
-    """Container arguments that are not the host's, for KServe's own parser."""
-    warnings: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
-    """All container arguments, to read the configuration again."""
-    program: Mapping[str, Any] = field(default_factory=dict)
-    """The options that a program set in its code, to read the configuration again."""
-    property_contents: Sequence[bytes | None] = field(default=(), repr=False)
-    """What was in each `oip.properties` before it was read, to see when it changes."""
-
-    def effective(self) -> Iterator[tuple[str, str, str]]:
-        """Yield each server option as (name, value, source), secrets masked."""
-        for name in Settings.model_fields:
-            origin = self.origins.get((name,))
-            value = getattr(self.settings, name)
-            shown = origin.shown if origin and origin.secret else str(value)
-            yield name, shown, origin.source if origin else "default"
-
-    def read_again(self) -> tuple[Configuration, list[str]]:
-        """Return the options as their sources set them now, and a line per fault."""
-        return read(self.arguments, program=self.program)
-
-
-def read(
-    arguments: Sequence[str],
-    environ: Mapping[str, str] | None = None,
-    program: Mapping[str, Any] | None = None,
-) -> tuple[Configuration, list[str]]:
-    """Return the options that program, arguments, environment and properties set.
-
-    With them comes a line for each unknown key and wrong value; such an option has its
-    default, so that the faults of later steps can be reported at the same time.
-    """
-    environ = os.environ if environ is None else environ
-    program = {} if program is None else program
-    property_contents = read_property_files()
-    values, faults = from_program(program, OPTIONS)
-    given, others, wrong = from_arguments(arguments, OPTIONS)
-    for layer, wrong_here in (
-        (given, wrong),
-        from_environment(environ, OPTIONS),
-        from_properties(OPTIONS),
-    ):
-        # of names that two layers spell differently the last one goes first, later
-        below = {path: layer[path] for path in layer if path not in values}
-        values = {**below, **values}
-        faults += wrong_here
-    settings, wrong = validate(Settings, values)
-    if settings is None:
-        settings = Settings(**_drop_invalid(nest(values)))
-    warnings = (*_warn_of_misspelt(environ), *missing_files())
-    configuration = Configuration(
-        settings,
-        values,
-        tuple(others),
-        warnings,
-        tuple(arguments),
-        program,
-        property_contents,
-    )
-    return configuration, [*faults, *wrong]
-
-
 def panel_of(option: str) -> Panel:
     """Return the subject by which `--help` groups an option."""
     if option == MODELS:
@@ -387,66 +288,3 @@ def reloadable_options(model: type[BaseModel]) -> frozenset[str]:
         if option.json_schema_extra == RELOADABLE
     )
     return frozenset(marked)
-
-
-def _drop_invalid(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that validate."""
-    try:
-        Settings(**tree)
-    except ValidationError as error:
-        wrong = {detail["loc"][0] for detail in error.errors()}
-        return {name: value for name, value in tree.items() if name not in wrong}
-    return tree
-
-
-def validate(
-    model: type[M], values: Values, prefix: str = "", tree: dict[str, Any] | None = None
-) -> tuple[M | None, list[str]]:
-    """Return an instance of a pydantic model and no faults, or None and its faults.
-
-    `prefix` stands before the name of an option that is not set; `tree` replaces the
-    object that `values` make up.
-    """
-    try:
-        return model(**(nest(values) if tree is None else tree)), []
-    except ValidationError as error:
-        return None, [_explain(model, e, values, prefix) for e in error.errors()]
-
-
-def _explain(model: type[BaseModel], detail: Any, values: Values, prefix: str) -> str:
-    """Return one line for one of pydantic's errors: source, found and expected."""
-    path = tuple(str(part) for part in detail["loc"])
-    if not path:  # the model as a whole: what was found may hold secrets
-        return f"{prefix.rstrip('.')}: {detail['msg']}"
-    origin = _origin_of(path, values)
-    source = origin.source if origin else prefix + ".".join(path)
-    if detail["type"] == "extra_forbidden":
-        return f"{source}: unknown option{nearest(path[-1], model.model_fields)}"
-    if detail["type"] == "missing":
-        return f"{source}: required, but not set"
-    text = re.sub(r"^Input should be ", "expected ", detail["msg"])
-    expected = text.split(", unable")[0]
-    found = origin.shown if origin else repr(detail["input"])
-    return f"{source}: found {found}, {expected}"
-
-
-def _origin_of(path: tuple[str, ...], values: Values) -> Origin | None:
-    """Return the origin of the value at a path, or else of one above or below it."""
-    for known, origin in values.items():
-        if path and (known[: len(path)] == path or path[: len(known)] == known):
-            return origin
-    return None
-
-
-def _warn_of_misspelt(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a warning for each variable that looks like a misspelt option.
-
-    It is no fault: Kubernetes itself sets such variables for a service named oip-host.
-    """
-    known = [name.upper() for name in OPTIONS]
-    others = (*known, *KSERVE_VARIABLES, WORKER)
-    for name in environ:
-        if name.startswith(_PREFIXES) and name not in others:
-            close = nearest(name, known)
-            if close and not name.startswith("OIP_MODELS__"):
-                yield f"{name}: no such option{close}"

@@ -14,7 +14,7 @@ from typing import Any
 import pluggy
 
 from oip_host.config import selection
-from oip_host.config.settings import Configuration, read
+from oip_host.config.configuration import Configuration, read
 from oip_host.hookspecs import HandlerEntry
 from oip_host.plugins import wheels
 from oip_host.plugins.choice import Choice, choose

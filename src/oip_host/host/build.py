@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from oip_host.auth import setup as auth
-from oip_host.config.settings import Configuration
+from oip_host.config.configuration import Configuration
 from oip_host.edge.transport import certificates
 from oip_host.errors import ConfigurationError
 from oip_host.host.assemble import Launch

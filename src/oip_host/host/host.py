@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from oip_host.auth import setup as auth
+from oip_host.config.configuration import Configuration
 from oip_host.config.property_watch import PropertyWatcher
-from oip_host.config.settings import Configuration
 from oip_host.edge.server import KServeServer
 from oip_host.hookspecs import State
 from oip_host.host import memory

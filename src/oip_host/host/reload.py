@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from oip_host.config import selection
+from oip_host.config.configuration import Configuration
 from oip_host.config.model_options import ModelOptions, group_by_model, label
 from oip_host.config.property_watch import PropertyWatcher
-from oip_host.config.settings import Configuration, Settings, reloadable_options
+from oip_host.config.settings import Settings, reloadable_options
 from oip_host.config.sources import Origin, Values
 from oip_host.errors import ConfigurationError
 from oip_host.host.model_configuration import configure_model

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from oip_host.config.configuration import Configuration
 from oip_host.config.model_options import Key, group_by_model, parse_model_options
-from oip_host.config.settings import KSERVE_VARIABLES, Configuration
+from oip_host.config.settings import KSERVE_VARIABLES
 from oip_host.errors import ConfigurationError
 from oip_host.manifests import target
 from oip_host.manifests.environment import container_environment, escape

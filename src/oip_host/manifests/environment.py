@@ -10,8 +10,9 @@ from typing import Any
 
 import orjson
 
+from oip_host.config.configuration import Configuration
 from oip_host.config.model_options import Key, group_by_model
-from oip_host.config.settings import KSERVE_VARIABLES, Configuration, Settings
+from oip_host.config.settings import KSERVE_VARIABLES, Settings
 from oip_host.config.sources import MODELS, Origin, from_environment, nest
 
 __all__ = ["ContainerEnvironment", "container_environment", "escape"]

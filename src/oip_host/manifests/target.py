@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from oip_host.config.settings import Settings, validate
+from oip_host.config.settings import Settings
 from oip_host.config.sources import from_arguments
+from oip_host.config.validation import validate
 
 __all__ = ["Target", "find_conflicts", "read"]
 

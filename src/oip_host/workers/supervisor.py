@@ -20,8 +20,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from oip_host.config.configuration import Configuration
 from oip_host.config.property_watch import PropertyWatcher
-from oip_host.config.settings import Configuration, Settings
+from oip_host.config.settings import Settings
 from oip_host.errors import ConfigurationError
 from oip_host.plugins import wheels
 from oip_host.telemetry import logs

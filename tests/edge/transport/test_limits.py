@@ -22,7 +22,8 @@ import grpc
 import pytest
 import uvicorn
 
-from oip_host.config.settings import Settings, read
+from oip_host.config.configuration import read
+from oip_host.config.settings import Settings
 from oip_host.edge.grpc.messages import SERVICE, message
 from oip_host.edge.transport.http import RESERVE
 from oip_host.edge.transport.scope import ON_DISCONNECT
