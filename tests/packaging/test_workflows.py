@@ -69,7 +69,7 @@ def pythons(path: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
 def test_a_workflow_may_only_read(name: str) -> None:
-    """Nothing may write but the job that publishes, which may only ask for its token."""
+    """Only the job that publishes may do more: ask for a token of its own."""
     workflow = read(WORKFLOWS / name)
     assert {"contents": "read"} == workflow["permissions"]
     own = {
