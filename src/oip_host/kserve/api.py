@@ -11,38 +11,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from oip_host.config.settings import Settings
 from oip_host.config.sources import flag
 from oip_host.errors import ConfigurationError, nearest
+from oip_host.kserve.deferred_import import defer_imports
 
-
-class _Later(ModuleType):
-    """Stands for a module that KServe imports and a server seldom needs.
-
-    While KServe is imported its names are empty classes, enough for annotations; later
-    they are those of the real module, imported when the first is asked for.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            return type(name, (), {})
-        return getattr(import_module(self.__name__), name)
-
-
-# Together they are half of the time and of the memory that `import kserve` takes.
-_LATER = [
-    _Later(name)
-    for name in ("kserve.api.kserve_client", "pandas")
-    if name not in sys.modules
-]
 _argv, sys.argv = sys.argv, sys.argv[:1]
-sys.modules.update({module.__name__: module for module in _LATER})
 try:
-    import kserve
+    with defer_imports():
+        import kserve
     import kserve.errors
     from kserve import model_server
     from kserve.logging import KSERVE_LOG_CONFIG
@@ -58,22 +37,6 @@ try:
     from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
 finally:
     sys.argv = _argv
-    for _module in _LATER:
-        if sys.modules.get(_module.__name__) is _module:
-            del sys.modules[_module.__name__]
-
-
-def _client(name: str) -> Any:
-    """`kserve.KServeClient` when it is asked for; PEP 562 for a module not ours."""
-    if name != "KServeClient":
-        raise AttributeError(f"module 'kserve' has no attribute {name!r}")
-    kserve.KServeClient = import_module("kserve.api.kserve_client").KServeClient
-    return kserve.KServeClient
-
-
-if any(module.__name__ == "kserve.api.kserve_client" for module in _LATER):
-    del kserve.KServeClient
-    kserve.__getattr__ = _client
 
 __all__ = [
     "KSERVE_LOG_CONFIG",
