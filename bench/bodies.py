@@ -15,13 +15,13 @@ REQUEST_ID = "1"
 
 
 def numbers(workload: Workload) -> Any:
-    """The same float32 numbers in every run, in the shape of the workload."""
+    """Return the same float32 numbers in every run, in the shape of the workload."""
     generator = np.random.default_rng(7)
     return generator.normal(size=workload.shape).astype(np.float32)
 
 
 def _messages() -> Any:
-    """The protocol's own messages.
+    """Import and return the protocol's own messages.
 
     Late, since KServe's have the same names, and a process can know only one of both.
     """
@@ -31,7 +31,7 @@ def _messages() -> Any:
 
 
 def body_of(workload: Workload, model: str) -> bytes:
-    """A request to the model; by REST its name is in the path and not in here."""
+    """Return a request to a model; by REST the name is in the path instead."""
     x = numbers(workload)
     if not workload.rest:
         return _protobuf(workload, model, x)
@@ -61,7 +61,7 @@ def _protobuf(workload: Workload, model: str, x: Any) -> bytes:
 
 
 def headers_of(workload: Workload, body: bytes) -> dict[str, str]:
-    """The headers by which a server knows how to read the body."""
+    """Return the headers by which a server knows how to read the body."""
     length = {"Content-Length": str(len(body))}
     if workload.carrier == "json":
         return {"Content-Type": "application/json", **length}
@@ -76,15 +76,15 @@ def headers_of(workload: Workload, body: bytes) -> dict[str, str]:
 def check(workload: Workload, answer: bytes) -> None:
     """ValueError where the answer does not have the right shape and numbers."""
     expected = 2 * numbers(workload) + 1
-    shape, y = _decoded(workload, answer, expected.nbytes)
+    shape, y = _decode(workload, answer, expected.nbytes)
     if tuple(shape) != workload.shape or y.size != expected.size:
         raise ValueError(f"found shape {shape} with {y.size} numbers")
     if not np.allclose(y, expected.ravel(), rtol=1e-5, atol=1e-5):
         raise ValueError("the numbers of the answer are wrong")
 
 
-def _decoded(workload: Workload, answer: bytes, size: int) -> tuple[Any, Any]:
-    """The shape and the numbers of the first output."""
+def _decode(workload: Workload, answer: bytes, size: int) -> tuple[Any, Any]:
+    """Return the shape and the numbers of the first output."""
     if workload.carrier == "json":
         output = orjson.loads(answer)["outputs"][0]
         return output["shape"], np.array(output["data"], np.float32).ravel()

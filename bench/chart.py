@@ -41,7 +41,7 @@ BAR = 0.18
 
 
 def draw(results: Results) -> str:
-    """An SVG; the same results make the same text."""
+    """Return an SVG; the same results make the same text."""
     servers = [name for name in results.about.packages if name != FLOOR.name]
     loads = loads_of(results, "cpu")
     height = 1.0 + BAR * len(loads) * (len(servers) + 1)
@@ -60,7 +60,7 @@ def draw(results: Results) -> str:
 
 
 def _bars(axes: Axes, results: Results, server: str, place: int, servers: int) -> None:
-    """The bars of one server, from the floor to the left or to the right."""
+    """Draw the bars of one server, from the floor to the left or to the right."""
     rows, ratios = [], []
     for row, load in enumerate(loads_of(results, "cpu")):
         figure = of_load(results, load, lambda m: m.cpu_us)[server]

@@ -38,13 +38,14 @@ class Connection(asyncio.Protocol):
     """An HTTP/1.1 client with one connection: a request, then its answer."""
 
     async def open(self, port: int) -> Connection:
+        """Connect to a port of this machine."""
         loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[bytes] = loop.create_future()
         await loop.create_connection(lambda: self, HOST, port)
         return self
 
     async def ask(self, *request: bytes) -> bytes:
-        """The body of the answer; OSError where its status is not 200."""
+        """Return the body of the answer; raise OSError where its status is not 200."""
         if self._transport.is_closing():
             raise ConnectionError("the server has closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
@@ -52,23 +53,29 @@ class Connection(asyncio.Protocol):
         return await self._answer
 
     def close(self) -> None:
+        """Close the connection, whatever it waits for."""
         self._answer.cancel()
         self._transport.close()
 
     def connection_made(self, transport: Any) -> None:
+        """Begin to read answers."""
         self._transport: asyncio.WriteTransport = transport
         self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
+        """Feed the parser."""
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
+        """Begin with an answer."""
         self._parts: list[bytes] = []
 
     def on_body(self, part: bytes) -> None:
+        """Keep a part of an answer."""
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
+        """Hand over an answer, or its status as an error."""
         body, status = b"".join(self._parts), self._parser.get_status_code()
         if self._answer.done():
             return
@@ -78,6 +85,7 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(OSError(f"HTTP {status}: {body[:200]!r}"))
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Fail the request that waits for its answer."""
         if not self._answer.done():
             lost = ConnectionError("the server closed the connection without an answer")
             self._answer.set_exception(error or lost)
@@ -90,12 +98,12 @@ def _head(method: str, path: str, headers: dict[str, str]) -> bytes:
 
 
 def get(path: str) -> bytes:
-    """A GET request."""
+    """Return a GET request."""
     return _head("GET", path, {})
 
 
 def post(name: str, headers: dict[str, str]) -> bytes:
-    """The head of a request to the model of this name; the body follows it."""
+    """Return the head of a request to a model; the body follows it."""
     return _head("POST", f"/v2/models/{name}/infer", headers)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["install_handlers", "python_with", "versions"]
+__all__ = ["install_handlers", "install_server", "versions"]
 
 HANDLERS = Path(__file__).parent / "handlers"
 VERSIONS = """
@@ -40,10 +40,10 @@ def install_handlers(directory: Path) -> Path:
     return target
 
 
-def python_with(
+def install_server(
     name: str, steps: Sequence[Sequence[str]], directory: Path
 ) -> Path | None:
-    """The Python of a peer's environment, installed if need be; None if that fails.
+    """Return the Python of a peer's environment; None if its installation fails.
 
     Each step is what one `uv pip install` is told. With no steps the server runs in the
     environment of this process.
@@ -69,7 +69,7 @@ def python_with(
 
 
 def versions(python: Path, packages: Iterable[str]) -> dict[str, str]:
-    """The versions of Python and of those of the packages that are installed."""
+    """Return the versions of Python and of those of the packages that are installed."""
     return dict(json.loads(_run([str(python), "-c", VERSIONS, *packages])))
 
 
@@ -82,7 +82,7 @@ def _uv() -> str:
 
 
 def _run(command: Sequence[str]) -> str:
-    """What the command prints; OSError with its complaint if it fails."""
+    """Run a command and return its output; raise OSError if it fails."""
     # without byte code the first start would compile all of it
     environment = {**os.environ, "UV_COMPILE_BYTECODE": "1"}
     done = subprocess.run(

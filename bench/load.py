@@ -40,6 +40,7 @@ class Tally:
         self.errors: list[str] = []
 
     async def keep(self, answer: Awaitable[bytes]) -> None:
+        """Wait for an answer and keep its time, or its error."""
         started = time.perf_counter()
         try:
             await answer
@@ -88,7 +89,7 @@ async def probe(port: int, tally: Tally, enough: asyncio.Event) -> None:
 
 
 def percentile(times: list[float], percent: float) -> float:
-    """The least of the times that so many percent of them do not exceed."""
+    """Return the smallest of the times that so many percent do not exceed."""
     return sorted(times)[math.ceil(len(times) * percent / 100) - 1]
 
 

@@ -1,4 +1,4 @@
-"""What the operating system says: CPU time and memory of a server, and the machine.
+"""Figures of the operating system: CPU time and memory of a server, and the machine.
 
 psutil reads all of it from /proc. The clock of CPU time has ticks of 10 ms.
 """
@@ -27,9 +27,9 @@ __all__ = [
 
 
 def tree(pid: int) -> list[Any]:
-    """A process, its descendants, and the Ray that a host has beside it.
+    """Return a process, its descendants, and the Ray that a host has beside it.
 
-    None if the process has ended.
+    Returns no process if it has ended.
     """
     try:
         process = psutil.Process(pid)
@@ -40,7 +40,7 @@ def tree(pid: int) -> list[Any]:
 
 
 def _beside(family: list[Any]) -> list[Any]:
-    """Processes of the family's own Ray that are nobody's child there."""
+    """Return processes of the family's Ray that are no descendants of it."""
     marks = set(_marks(family))
     if not marks:
         return []
@@ -50,7 +50,7 @@ def _beside(family: list[Any]) -> list[Any]:
 
 
 def _marks(processes: Iterable[Any]) -> Iterator[str]:
-    """The directories of Ray that processes were started with."""
+    """Return the directories of Ray that processes were started with."""
     for process in processes:
         with suppress(psutil.Error):  # it has ended, or is another user's
             mark = process.environ().get(MARK)
@@ -81,17 +81,19 @@ def pss_mb(pid: int) -> float:
 
 
 def busy_seconds() -> float:
-    """What all cores of the machine have worked so far, for anybody."""
+    """Return the seconds that all cores of the machine have worked, for anybody."""
     times = psutil.cpu_times()
     return float(sum(times[:8]) - times.idle - times.iowait)
 
 
 def cpu_model() -> str:
+    """Return the name of the processor."""
     found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     return found[1] if found else "unknown"
 
 
 def memory_gb() -> int:
+    """Return the memory of the machine in GB (10^9 bytes)."""
     total: int = psutil.virtual_memory().total
     return round(total / 1e9)
 

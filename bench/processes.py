@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 from bench.measure import tree
 
-__all__ = ["Running", "free_ports", "running"]
+__all__ = ["Running", "free_ports", "run_server"]
 
 POLL_S = 0.01
 STOP_S = 20.0
@@ -41,7 +41,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running(
+def run_server(
     command: Sequence[str],
     env: Mapping[str, str],
     http_port: int,
@@ -77,7 +77,7 @@ def running(
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This environment without what would configure a server, and with more."""
+    """Return this environment with more, but without what configures a server."""
     kept = {
         name: value
         for name, value in os.environ.items()

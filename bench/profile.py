@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from bench.environments import install_handlers
 from bench.measure import cpu_seconds
-from bench.processes import environment, free_ports, running
+from bench.processes import environment, free_ports, run_server
 from bench.servers import HOST, Place
 from bench.workloads import WORKLOADS, Job, Workload
 
@@ -27,10 +27,10 @@ __all__ = ["part_of", "summary", "table"]
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 PATHS = {"rest-small": 16, "rest-large": 4, "grpc-small": 16}
-"""The workloads that are looked at, and their clients."""
+"""The workloads that are profiled, and their clients."""
 RATE = 400
 LEAST = 0.005
-"""The share below which a part is not told of."""
+"""The share below which a part is not shown."""
 BEGIN, END = "<!-- profile: begin -->", "<!-- profile: end -->"
 
 PARTS = {
@@ -56,7 +56,7 @@ PARTS = {
 
 
 def part_of(stack: str) -> str:
-    """The part that a stack of py-spy's raw format belongs to, from the inside out."""
+    """Return the part of a stack in py-spy's raw format, from the inside out."""
     for frame in reversed(stack.split(";")):
         for part, marks in PARTS.items():
             if any(mark in frame for mark in marks):
@@ -65,7 +65,7 @@ def part_of(stack: str) -> str:
 
 
 def summary(samples: Iterable[str]) -> dict[str, float]:
-    """The share of each part in the lines `frame;frame;… count`, the largest first."""
+    """Return the share of each part in lines `frame;frame;… count`, largest first."""
     counts: Counter[str] = Counter()
     for line in samples:
         stack, _, count = line.rpartition(" ")
@@ -83,7 +83,7 @@ def _samples(workload: Workload, seconds: float, handlers: Path) -> Iterator[str
             Path(sys.executable), http_port, grpc_port, spare_port, Path(scratch),
             handlers, models,
         )  # fmt: skip
-        with running(*HOST.command(place), http_port, place.directory) as server:
+        with run_server(*HOST.command(place), http_port, place.directory) as server:
             job = Job(
                 workload=workload.name, clients=PATHS[workload.name],
                 seconds=3 * seconds, http_port=http_port, grpc_port=grpc_port,
@@ -104,13 +104,13 @@ def _samples(workload: Workload, seconds: float, handlers: Path) -> Iterator[str
             while cpu_seconds(server.pid) < before + 0.3:  # it is at work by now
                 load.poll()
             try:
-                yield from _recorded(server.pid, seconds, Path(scratch) / "raw")
+                yield from _record(server.pid, seconds, Path(scratch) / "raw")
             finally:
                 load.kill()
                 load.wait()
 
 
-def _recorded(pid: int, seconds: float, file: Path) -> list[str]:
+def _record(pid: int, seconds: float, file: Path) -> list[str]:
     program = Path(sys.executable).parent / "py-spy"
     subprocess.run(
         [program, "record", "--pid", str(pid), "--rate", str(RATE), "--gil",
@@ -133,7 +133,7 @@ def main(seconds: float = 8.0) -> None:
 
 
 def table(shares: dict[str, dict[str, float]]) -> str:
-    """The shares of each part, a column for each path."""
+    """Return the shares of each part, a column for each path."""
     lines = [["part", *(f"`{name}`" for name in shares)], ["---"] * (1 + len(shares))]
     for part in (*PARTS, "other"):
         found = [path.get(part, 0.0) for path in shares.values()]

@@ -33,7 +33,7 @@ def replace(page: Path, begin: str, end: str, generated: str) -> None:
 
 
 def text(results: Results) -> str:
-    """The generated part, as Markdown."""
+    """Return the generated part, as Markdown."""
     parts = [
         _circumstances(results),
         "### The workloads",

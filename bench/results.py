@@ -13,7 +13,7 @@ __all__ = ["About", "Load", "Measured", "Results", "Start", "read", "save"]
 
 
 class About(BaseModel):
-    """When, where and with what was measured."""
+    """The date, the machine and the versions of a run."""
 
     date: str
     cpu: str
@@ -41,7 +41,7 @@ class Start(BaseModel):
 
 
 class Measured(BaseModel):
-    """What one load came to."""
+    """The figures of one load."""
 
     requests: int
     seconds: float
@@ -72,13 +72,15 @@ class Load(BaseModel):
 
 
 class Results(BaseModel):
+    """All records of a run."""
+
     about: About
     starts: list[Start] = []
     loads: list[Load] = []
 
     @property
     def failed(self) -> bool:
-        """Whether any start or load failed."""
+        """True if any start or load failed."""
         no_start = any(start.start_s is None for start in self.starts)
         return no_start or any(load.measured is None for load in self.loads)
 
@@ -94,4 +96,5 @@ def save(results: Results, path: Path) -> None:
 
 
 def read(path: Path) -> Results:
+    """Read the records of an earlier run."""
     return Results.model_validate_json(path.read_text())

@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from bench.measure import pss_mb
-from bench.processes import environment, free_ports, running
+from bench.processes import environment, free_ports, run_server
 from bench.results import Load, Measured, Start
 from bench.servers import Place, Server
 from bench.workloads import Job, Workload
 
-__all__ = ["Plan", "one_round"]
+__all__ = ["Plan", "run_round"]
 
 ROOT = Path(__file__).parent.parent
 IDLE_S = 1.0
@@ -27,12 +27,12 @@ LOAD_DEADLINE_S = 120.0
 
 
 Keep = Callable[[Start | Load], None]
-"""What is done with each record, as it comes."""
+"""A function that gets each record as it comes."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured in each round."""
+    """The servers and workloads of each round."""
 
     servers: Sequence[tuple[Server, Path]]
     """Each with the Python of its environment."""
@@ -54,8 +54,8 @@ class Visit:
     """Each with the number of its clients."""
 
 
-def one_round(plan: Plan, number: int, keep: Keep) -> None:
-    """Every start and load of a round."""
+def run_round(plan: Plan, number: int, keep: Keep) -> None:
+    """Do every start and load of a round."""
     for server, python in plan.servers:
         for visit in _visits(server, python, plan.workloads):
             _measure(plan, visit, number, keep)
@@ -91,7 +91,7 @@ def _measure(plan: Plan, visit: Visit, number: int, keep: Keep) -> None:
         )
         try:
             process = stack.enter_context(
-                running(*visit.server.command(place), http_port, place.directory)
+                run_server(*visit.server.command(place), http_port, place.directory)
             )
         except OSError as error:
             print(f"{name} {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The command line of the benchmark: what to measure, how often, and where it is told.
+"""The command line of the benchmark: what to measure, how often, and for which page.
 
 make bench
 make bench ARGS="--peers kserve,mlserver --workloads rest-small,grpc-small"
@@ -19,10 +19,10 @@ import typer
 # for `python bench/run.py`, which has the directory of the file on the path only
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.environments import install_handlers, python_with, versions
+from bench.environments import install_handlers, install_server, versions
 from bench.measure import cores, cpu_model, memory_gb
 from bench.results import About, Load, Results, Start, read, save
-from bench.rounds import Plan, one_round
+from bench.rounds import Plan, run_round
 from bench.servers import FLOOR, HOST, PEERS, Server
 from bench.tables import plural
 from bench.workloads import WORKLOADS, Workload
@@ -79,10 +79,10 @@ def main(
     status or wrong numbers; the page is left as it is then.
     """
     if measure:
-        wanted = [FLOOR, HOST, *_chosen(peers, PEERS, "none")]
-        found = _measured(
+        wanted = [FLOOR, HOST, *_choose(peers, PEERS, "none")]
+        found = _measure_all(
             wanted,
-            _chosen(workloads, WORKLOADS, "all"),
+            _choose(workloads, WORKLOADS, "all"),
             rounds,
             seconds,
             envs.resolve(),
@@ -97,8 +97,8 @@ def main(
         render(read(results), page)
 
 
-def _chosen(text: str, known: dict[str, T], word: str) -> list[T]:
-    """What a list with commas names, in its own order."""
+def _choose(text: str, known: dict[str, T], word: str) -> list[T]:
+    """Return the entries that a list with commas names, in its own order."""
     if text == word:
         return list(known.values()) if word == "all" else []
     names = [name.strip() for name in text.split(",")]
@@ -109,7 +109,7 @@ def _chosen(text: str, known: dict[str, T], word: str) -> list[T]:
     return [known[name] for name in names]
 
 
-def _measured(
+def _measure_all(
     wanted: list[Server],
     workloads: list[Workload],
     rounds: int,
@@ -118,7 +118,7 @@ def _measured(
 ) -> Results:
     """Install what is missing, then do all rounds."""
     handlers = install_handlers(envs)
-    servers = [(one, python_with(one.name, one.steps, envs)) for one in wanted]
+    servers = [(one, install_server(one.name, one.steps, envs)) for one in wanted]
     installed = [(one, python) for one, python in servers if python]
     about = About(
         date=date.today().isoformat(),
@@ -143,12 +143,12 @@ def _measured(
             results.loads.append(record)
 
     for number in range(1, rounds + 1):
-        one_round(Plan(installed, workloads, seconds, handlers), number, keep)
+        run_round(Plan(installed, workloads, seconds, handlers), number, keep)
     return results
 
 
 def _line(record: Start | Load) -> str:
-    """A record for people who wait."""
+    """Return a line about a record."""
     if isinstance(record, Start):
         head = (
             f"round {record.round}, {record.server}, {plural(record.models, 'model')}"

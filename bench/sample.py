@@ -20,10 +20,10 @@ import uvloop
 
 from bench.clients import Connection
 from bench.measure import busy_seconds, cpu_seconds, pss_mb
-from bench.processes import free_ports, running
+from bench.processes import free_ports, run_server
 from bench.ways import Request
 
-__all__ = ["Figures", "Sample", "sampled"]
+__all__ = ["Figures", "Sample", "take_sample"]
 
 PROGRAM = str(Path(sys.executable).parent / "oip-host")
 WARM_UP_S = 2.0
@@ -33,7 +33,7 @@ TRIES = 4
 
 
 class Figures(NamedTuple):
-    """What one load came to."""
+    """The figures of one load."""
 
     rate: float
     """Requests a second."""
@@ -45,7 +45,7 @@ class Figures(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What one start and its load came to."""
+    """The figures of one start and its load."""
 
     start_s: float
     """From the start of the process to the first 200 of /v2/health/ready."""
@@ -54,7 +54,7 @@ class Sample(NamedTuple):
     load: Figures
 
 
-def sampled(
+def take_sample(
     arguments: list[str],
     handlers: Path,
     request: Request,
@@ -72,7 +72,7 @@ def sampled(
     options = ["--bind=127.0.0.1", "--drain_delay_s=0", *ports, *arguments]
     with (
         TemporaryDirectory(prefix="oip-bench-") as scratch,
-        running(
+        run_server(
             [PROGRAM, "serve", *options],
             {"PYTHONPATH": str(handlers)},
             http_port,
@@ -110,7 +110,7 @@ class Load:
     async def _window(
         self, asking: list[asyncio.Task[None]], seconds: float
     ) -> Figures:
-        """What is done in so many seconds, and what it takes."""
+        """Return what is done within some seconds, and its cost."""
         before = self._marks()
         await _unless_one_fails(asking, seconds)
         spent, answers, cpu, own, busy = (self._marks() - before).tolist()

@@ -23,12 +23,12 @@ import typer
 
 from bench.environments import install_handlers, versions
 from bench.measure import cores, cpu_model, memory_gb
-from bench.sample import Sample, sampled
-from bench.summary import Figure, compared
+from bench.sample import Sample, take_sample
+from bench.summary import Figure, compare_rounds
 from bench.tables import digits, duration, plural
 from bench.ways import SUBJECTS, Subject
 
-__all__ = ["Samples", "figures", "missing", "table"]
+__all__ = ["Samples", "figures", "list_missing", "table"]
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- side by side: begin -->", "<!-- side by side: end -->"
@@ -66,7 +66,7 @@ def main(
     The exit code is 1 where a host does not start, or an answer has a wrong status or
     wrong tensors; the page is left as it is then.
     """
-    packages = missing()
+    packages = list_missing()
     if packages:
         names = ", ".join(packages)
         raise SystemExit(
@@ -89,13 +89,13 @@ def main(
         replace(page, BEGIN, END, text)
 
 
-def missing() -> list[str]:
-    """The packages that are needed and not installed."""
+def list_missing() -> list[str]:
+    """Return the packages that are needed and not installed."""
     return [package for module, package in NEEDED.items() if not find_spec(module)]
 
 
 def _rounds(rounds: int, seconds: float, clients: int) -> dict[str, Samples]:
-    """The samples of each subject; the ways take turns in each round."""
+    """Return the samples of each subject; the ways take turns in each round."""
     handlers = install_handlers(ROOT / ".bench")
     found: dict[str, dict[str, dict[int, Sample]]] = {
         one.title: {way.name: {} for way in one.ways} for one in SUBJECTS
@@ -107,7 +107,7 @@ def _rounds(rounds: int, seconds: float, clients: int) -> dict[str, Samples]:
                 arguments = [*subject.arguments, *way.arguments]
                 head = f"round {number}, {subject.title}, {way.name}"
                 try:
-                    one = sampled(
+                    one = take_sample(
                         arguments, handlers, request, clients=clients, seconds=seconds
                     )
                 except (OSError, ValueError, LookupError) as error:
@@ -118,12 +118,12 @@ def _rounds(rounds: int, seconds: float, clients: int) -> dict[str, Samples]:
 
 
 def _line(one: Sample) -> str:
-    """A sample for people who wait."""
+    """Return a line about a sample."""
     shown = (f"{show(value(one))} {name}" for name, (value, show) in COLUMNS.items())
     return f"{', '.join(shown)}; others kept {one.load.other_cores:.2f} cores busy"
 
 
-# -- what is told -------------------------------------------------------------
+# -- the tables ---------------------------------------------------------------
 
 Value = Callable[[Sample], float]
 COLUMNS: dict[str, tuple[Value, Callable[[float], str]]] = {
@@ -135,20 +135,20 @@ COLUMNS: dict[str, tuple[Value, Callable[[float], str]]] = {
 
 
 def figures(subject: Subject, samples: Samples, value: Value) -> dict[str, Figure]:
-    """The figure of each way, beside the first one in the same round."""
+    """Return the figure of each way, beside the first one in the same round."""
     first = subject.ways[0].name
     base = {number: value(one) for number, one in samples[first].items()}
     found = {}
     for name, rounds in samples.items():
         values = {number: value(one) for number, one in rounds.items()}
-        figure = compared(values, {} if name == first else base)
+        figure = compare_rounds(values, {} if name == first else base)
         if figure:
             found[name] = figure
     return found
 
 
 def table(subject: Subject, samples: Samples) -> str:
-    """A row for each way: medians, and in brackets those of the ratios."""
+    """Return a row for each way: medians, and in brackets those of the ratios."""
     columns = [
         (figures(subject, samples, value), show) for value, show in COLUMNS.values()
     ]
@@ -177,7 +177,7 @@ def _machine() -> str:
 
 
 def _neighbours(found: Mapping[str, Samples]) -> str:
-    """What else took part of the cores."""
+    """Describe what else kept the cores busy."""
     every = [
         one
         for samples in found.values()

@@ -1,4 +1,4 @@
-"""The servers that are measured, and how each is started."""
+"""The servers that are measured, and their commands."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["FLOOR", "HOST", "PEERS", "Place", "Server"]
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {"fixedcost": {"max_batch_size": 64}, "sleeper": {"max_concurrency": 16}}
-"""What a handler needs to be told of to the host."""
+"""The host's options for a handler."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server is to run, and which models it is to serve there."""
+    """The place of a server: its ports and directories, and the models to serve."""
 
     python: Path
     http_port: int
@@ -32,6 +32,7 @@ class Place:
 
     @property
     def ports(self) -> list[str]:
+        """The arguments for the ports, as KServe has them."""
         return [f"--http_port={self.http_port}", f"--grpc_port={self.grpc_port}"]
 
 
@@ -41,18 +42,20 @@ Command = tuple[list[str], dict[str, str]]
 
 @dataclass(frozen=True)
 class Server:
+    """A server, and how it is installed and started."""
+
     name: str
     command: Callable[[Place], Command]
     packages: Sequence[str]
-    """Whose versions are told."""
+    """Packages whose versions the page shows."""
     steps: Sequence[Sequence[str]] = ()
-    """How its environment is made; none: it runs in that of the project."""
+    """The steps that make its environment; none: it runs in that of the project."""
     cannot: Mapping[str, str] = field(default_factory=dict)
-    """Why it has no part in a workload."""
+    """The reason by each workload that it cannot do."""
 
 
 def _app(place: Place, name: str, *arguments: str, **env: str) -> Command:
-    """A program of `apps/`."""
+    """Return a program of `apps/`."""
     module = [str(place.python), "-m", f"bench.apps.{name}"]
     path = {"PYTHONPATH": str(ROOT), "BENCH_MODELS": json.dumps(dict(place.models))}
     return [*module, *arguments], {**path, **env}

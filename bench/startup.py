@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.processes import free_ports, running
+from bench.processes import free_ports, run_server
 
 KSERVE = """
 from kserve import Model, ModelServer
@@ -45,7 +45,9 @@ def seconds_to_ready(command: list[str]) -> float:
     ports = [f"--http_port={http_port}", f"--grpc_port={grpc_port}"]
     with (
         TemporaryDirectory(prefix="oip-bench-") as directory,
-        running([*command, *ports], ENVIRONMENT, http_port, Path(directory)) as server,
+        run_server(
+            [*command, *ports], ENVIRONMENT, http_port, Path(directory)
+        ) as server,
     ):
         return server.start_s
 

@@ -14,7 +14,7 @@ from bench.results import Measured, Results, Start
 from bench.servers import FLOOR
 from bench.workloads import WORKLOADS, Workload
 
-__all__ = ["Figure", "compared", "loads_of", "of_load", "of_start"]
+__all__ = ["Figure", "compare_rounds", "loads_of", "of_load", "of_start"]
 
 MANY = 100
 """So many models are many: such a start is told apart from the others."""
@@ -32,7 +32,7 @@ class Figure:
 
 
 def loads_of(results: Results, counts: str) -> list[tuple[Workload, int]]:
-    """The workloads that were sent, each with its numbers of clients."""
+    """Return the workloads that were sent, each with its numbers of clients."""
     sent = {(load.workload, load.clients) for load in results.loads}
     return [
         (workload, clients)
@@ -42,8 +42,10 @@ def loads_of(results: Results, counts: str) -> list[tuple[Workload, int]]:
     ]
 
 
-def compared(values: Mapping[int, float], base: Mapping[int, float]) -> Figure | None:
-    """The figure of one server beside another, both by round; None without values."""
+def compare_rounds(
+    values: Mapping[int, float], base: Mapping[int, float]
+) -> Figure | None:
+    """Compare a server with another by round; return None without values."""
     if not values:
         return None
     ratios = [value / base[n] for n, value in values.items() if base.get(n)]
@@ -59,7 +61,7 @@ def of_load(
     load: tuple[Workload, int],
     value: Callable[[Measured], float | None],
 ) -> dict[str, Figure | None]:
-    """The figure of every server, beside the floor."""
+    """Compare every server with the floor."""
     workload, clients = load
     rounds: dict[str, dict[int, float]] = {name: {} for name in results.about.packages}
     for one in results.loads:
@@ -67,25 +69,25 @@ def of_load(
             found = value(one.measured)
             if found is not None:
                 rounds[one.server][one.round] = found
-    return _all_compared(rounds, FLOOR.name)
+    return _compare_all(rounds, FLOOR.name)
 
 
 def of_start(
     results: Results, many: bool, value: Callable[[Start], float | None]
 ) -> dict[str, Figure | None]:
-    """The figure of every server's starts, with many models or few, beside KServe."""
+    """Compare every server's starts, with many models or few, with KServe."""
     rounds: dict[str, dict[int, float]] = {name: {} for name in results.about.packages}
     for one in results.starts:
         found = value(one)
         if (one.models >= MANY) == many and found is not None:
             rounds[one.server][one.round] = found
-    return _all_compared(rounds, "kserve")
+    return _compare_all(rounds, "kserve")
 
 
-def _all_compared(
+def _compare_all(
     rounds: dict[str, dict[int, float]], base: str
 ) -> dict[str, Figure | None]:
     return {
-        name: compared(values, {} if name == base else rounds.get(base, {}))
+        name: compare_rounds(values, {} if name == base else rounds.get(base, {}))
         for name, values in rounds.items()
     }

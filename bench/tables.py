@@ -32,7 +32,7 @@ def _cost(figure: Figure) -> str:
 
 
 def rates(results: Results) -> str:
-    """Requests a second, and the 99th percentile of their times."""
+    """Show requests a second, and the 99th percentile of their times."""
     rows = []
     for load in loads_of(results, "cpu"):
         busy = of_load(results, load, lambda m: m.generator_cores)
@@ -47,7 +47,7 @@ def rates(results: Results) -> str:
 
 
 def waiting(results: Results) -> str:
-    """Requests a second where handlers wait, and how the server answers meanwhile."""
+    """Show requests a second where handlers wait, and the probe meanwhile."""
     rows = []
     for load in loads_of(results, "rate"):
         rate = of_load(results, load, lambda m: m.rate)
@@ -97,7 +97,7 @@ def _row(
 
 
 def _line(results: Results, workload: str, label: str, cells: Cells) -> list[str]:
-    """A row; a server without a cell says why it has none."""
+    """Return a row; the cell of a server without figures has the reason."""
     row = [label]
     for server, packages in results.about.packages.items():
         cannot = PEERS[server].cannot if server in PEERS else {}
@@ -140,5 +140,5 @@ def _milliseconds(figure: Figure) -> str:
 
 
 def _beside(figure: Figure) -> str:
-    """The ratio in brackets, where there is something to compare with."""
+    """Return the ratio in brackets, or nothing without one."""
     return "" if figure.ratio is None else f" ({digits(figure.ratio)})"

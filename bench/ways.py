@@ -1,4 +1,4 @@
-"""What `scaling.py` measures: models, each served in several ways by settings alone."""
+"""The models that `scaling.py` measures, and the ways to serve them, by settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 500, 375
 
 @dataclass(frozen=True)
 class Way:
-    """A way to serve a model: what is set for it in addition."""
+    """A way to serve a model: the options that it sets in addition."""
 
     name: str
     arguments: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Subject:
 
 
 def photograph() -> bytes:
-    """A JPEG of WIDTH x HEIGHT pixels, the same in every run: colours with grain."""
+    """Return a JPEG of WIDTH x HEIGHT pixels, the same in every run."""
     from PIL import Image  # the plugin brings it
 
     generator = np.random.default_rng(7)
@@ -63,7 +63,7 @@ def photograph() -> bytes:
 
 
 def _image() -> Request:
-    """A photograph in the binary extension; the answer to it comes in JSON."""
+    """Return a photograph in the binary extension; the answer to it comes in JSON."""
     file = photograph()
     element = len(file).to_bytes(4, "little") + file
     size = {"binary_data_size": len(element)}

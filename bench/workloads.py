@@ -1,4 +1,4 @@
-"""The workloads: what is sent, to which models, by how many clients."""
+"""The workloads: requests, models and numbers of clients."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ class Workload:
     """Each number of clients is a load of its own."""
     handler: str = "arrays"
     models: int = 0
-    """So many models of the handler are asked in turn; 0: one, with its name."""
+    """Models of the handler that are asked in turn; 0: one, with its name."""
     counts: Literal["cpu", "rate"] = "cpu"
-    """What tells here: CPU a request, or requests a second."""
+    """The figure that counts: CPU a request, or requests a second."""
     probe: bool = False
-    """Whether GET /v2/health/live is asked meanwhile."""
+    """True to ask GET /v2/health/live meanwhile."""
     about: str = ""
 
     @property
     def rest(self) -> bool:
+        """True for REST, False for gRPC."""
         return self.carrier in ("json", "binary")
 
     @property
@@ -86,7 +87,7 @@ WORKLOADS = {
 
 
 class Job(BaseModel):
-    """One load of one server, as the load generator is told of it."""
+    """One load of one server, as the load generator gets it."""
 
     workload: str
     clients: int

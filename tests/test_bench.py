@@ -22,7 +22,7 @@ from bench.measure import tree
 from bench.results import About, Load, Measured, Results, Start, read, save
 from bench.sample import Figures, Sample
 from bench.scaling import figures, table
-from bench.summary import Figure, compared
+from bench.summary import Figure, compare_rounds
 from bench.tables import duration
 from bench.thresholds import THRESHOLDS, compare, lines
 from bench.ways import Request, Subject, Way
@@ -213,7 +213,7 @@ def test_a_figure_compares_within_a_round(
     expected: Figure | None, values: dict[int, float], base: dict[int, float]
 ) -> None:
     """Values are divided round by round; the median and the spread are the ratios'."""
-    assert expected == compared(values, base)
+    assert expected == compare_rounds(values, base)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bench.apps import floor_grpc, floor_rest
 
 
 async def main(http_port: int, grpc_port: int) -> None:
+    """Serve both protocols until a signal ends it."""
     grpc_server = await floor_grpc.start(f"127.0.0.1:{grpc_port}")
     config = uvicorn.Config(
         floor_rest.app,

@@ -30,7 +30,7 @@ async def infer(request: Any, _context: Any) -> Any:
 
 
 async def start(address: str) -> Any:
-    """A server that listens."""
+    """Start a server and return it."""
     server = grpc.aio.server(options=LIMITS)
     method = grpc.unary_unary_rpc_method_handler(
         infer,

@@ -25,16 +25,18 @@ _worker: list[asyncio.Task[None]] = []
 
 
 def slow(x: Any, seconds: float) -> Any:
+    """Compute after a pause that blocks its thread."""
     time.sleep(seconds)
     return 2 * x + 1
 
 
 async def in_a_thread(x: Any, seconds: float) -> Any:
+    """Compute in a thread, after a pause."""
     return await asyncio.get_running_loop().run_in_executor(_threads, slow, x, seconds)
 
 
 async def in_a_batch(x: Any) -> Any:
-    """What waits when the model is free is the next batch."""
+    """Compute in the next batch: all rows that wait when the model is free."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     _waiting.append((x, answer))
     if not _worker:
@@ -43,6 +45,7 @@ async def in_a_batch(x: Any) -> Any:
 
 
 async def work_off() -> None:
+    """Compute batch after batch until nothing waits."""
     while _waiting:
         batch = _waiting[:MAX_BATCH]
         del _waiting[:MAX_BATCH]
@@ -53,6 +56,7 @@ async def work_off() -> None:
 
 
 async def compute(model: str, x: Any) -> Any:
+    """Compute as the handler of that name does."""
     if model == "fixedcost":
         return await in_a_batch(x)
     if model == "sleeper":
@@ -61,10 +65,12 @@ async def compute(model: str, x: Any) -> Any:
 
 
 def output(y: Any, **more: Any) -> dict[str, Any]:
+    """Return the description of an output."""
     return {"name": "y", "shape": y.shape, "datatype": "FP32", **more}
 
 
 async def answer_json(model: str, body: bytes) -> tuple[bytes, list[Any]]:
+    """Answer a request in JSON with JSON."""
     tensor = orjson.loads(body)["inputs"][0]
     x = np.array(tensor["data"], np.float32).reshape(tensor["shape"])
     y = await compute(model, x)
@@ -75,6 +81,7 @@ async def answer_json(model: str, body: bytes) -> tuple[bytes, list[Any]]:
 async def answer_binary(
     model: str, body: bytes, length: int
 ) -> tuple[bytes, list[Any]]:
+    """Answer a request with binary tensors in the same form."""
     view = memoryview(body)
     tensor = orjson.loads(view[:length])["inputs"][0]
     x = np.frombuffer(view[length:], np.float32).reshape(tensor["shape"])

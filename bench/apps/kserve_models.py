@@ -23,6 +23,7 @@ class Affine(Model):  # type: ignore[misc]  # kserve has no types
         self.ready = True
 
     def predict(self, payload: Any, headers: Any = None) -> Any:
+        """Answer in the form of the request."""
         x = payload.inputs[0].as_numpy()
         if self.pause_s:
             time.sleep(self.pause_s)

@@ -16,9 +16,11 @@ class Arrays(MLModel):  # type: ignore[misc]
     pause_s = 0.0
 
     async def load(self) -> bool:
+        """Do nothing: there is nothing to load."""
         return True
 
     async def predict(self, payload: Any) -> Any:
+        """Answer in the form of the request."""
         x = self.decode(payload.inputs[0], default_codec=NumpyCodec)
         if self.pause_s:
             time.sleep(self.pause_s)  # noqa: ASYNC251  # it is to block
@@ -27,8 +29,12 @@ class Arrays(MLModel):  # type: ignore[misc]
 
 
 class Fixedcost(Arrays):
+    """A call takes 5 ms, however many rows."""
+
     pause_s = 0.005
 
 
 class Sleeper(Arrays):
+    """A call blocks its thread for 0.1 s."""
+
     pause_s = 0.1

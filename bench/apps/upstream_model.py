@@ -14,10 +14,14 @@ from bench.handlers.oip_bench_handlers.lists import Lists
 
 
 class FixedCost(Lists):
+    """A call takes 5 ms, however many rows."""
+
     pause_s = 0.005
 
 
 class Sleeper(Lists):
+    """A call blocks its thread for 0.1 s."""
+
     pause_s = 0.1
 
 
@@ -30,6 +34,7 @@ class Several(Lists):
         self._handlers = {n: kinds.get(h, Lists()) for n, h in models.items()}
 
     def infer(self, payload: Any, model_name: str, model_version: Any = None) -> Any:
+        """Ask the handler of the model."""
         handler = self._handlers[model_name]
         return handler.infer(payload, model_name, model_version)
 

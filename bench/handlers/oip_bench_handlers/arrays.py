@@ -16,6 +16,8 @@ from oip_host import (
 
 
 class Arrays(ModelHandler):
+    """A handler that computes with arrays, after a pause."""
+
     pause_s = 0.0
 
     def infer(
@@ -24,6 +26,7 @@ class Arrays(ModelHandler):
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
+        """Compute y = 2x + 1."""
         x = payload.inputs[0].as_numpy()
         if self.pause_s:
             time.sleep(self.pause_s)
@@ -33,6 +36,7 @@ class Arrays(ModelHandler):
     def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
+        """Describe one input and one output of any size."""
         x = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1, -1])
         y = MetadataTensor(name="y", datatype=Datatype.FP32, shape=[-1, -1])
         return ModelMetadataResponse(
@@ -40,6 +44,7 @@ class Arrays(ModelHandler):
         )
 
     def model_load(self, model_name: str) -> bool:
+        """Do nothing: there is nothing to load."""
         return True
 
 
@@ -64,6 +69,7 @@ class Counter(Arrays):
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
+        """Compute y = 2x + 1."""
         count = 0
         while count < 400_000:
             count += 1

@@ -21,6 +21,8 @@ from aissemble_open_inference_protocol_shared.types.dataplane import (
 
 
 class Lists(ModelHandler):
+    """A handler that reads and returns lists, after a pause."""
+
     pause_s = 0.0
 
     def infer(
@@ -29,6 +31,7 @@ class Lists(ModelHandler):
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
+        """Compute y = 2x + 1."""
         tensor = payload.inputs[0]
         x = np.array(tensor.data.root, np.float32).reshape(tensor.shape)
         if self.pause_s:
@@ -45,6 +48,7 @@ class Lists(ModelHandler):
     def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
+        """Describe one input and one output of any size."""
         x = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1, -1])
         y = MetadataTensor(name="y", datatype=Datatype.FP32, shape=[-1, -1])
         return ModelMetadataResponse(
@@ -52,4 +56,5 @@ class Lists(ModelHandler):
         )
 
     def model_load(self, model_name: str) -> bool:
+        """Do nothing: there is nothing to load."""
         return True

@@ -19,10 +19,10 @@ from oip_host.auth.authorizer import Authorizer
 from oip_host.auth.setup import build_verifier
 from oip_host.config.settings import Settings
 from oip_host.edge.grpc.service import GrpcEdge
-from oip_host.edge.kserve_app.app import Repository, kserve_app
+from oip_host.edge.kserve_app.app import Repository, make_kserve_app
 from oip_host.edge.rest.app import RestEdge
 from oip_host.edge.rest.probes import Probes
-from oip_host.edge.transport.server import HttpServer, http_protocol
+from oip_host.edge.transport.server import HttpServer, make_protocol
 from oip_host.edge.transport.tls import Tls, build_tls
 from oip_host.errors import ConfigurationError
 from oip_host.kserve.api import kserve
@@ -204,7 +204,7 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
             log_config=None,
             access_log=False,
             lifespan="off",
-            http=http_protocol(self._settings),
+            http=make_protocol(self._settings),
             ws="none",
             server_header=False,
             headers=[("x-content-type-options", "nosniff")],
@@ -220,7 +220,7 @@ class KServeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve has no t
     def _app(self) -> Any:
         """Return the edge before KServe's application, with the access log around."""
         max_body = self._settings.oip_max_body_bytes
-        fallback = kserve_app(self, self.state, self._auth)
+        fallback = make_kserve_app(self, self.state, self._auth)
         app: Any = RestEdge(self.state, fallback, max_body, self._auth)
         self._edge = app
         if self.access_log_format:

@@ -507,7 +507,7 @@ def test_what_is_written_is_read_past_protobuf(datatype: str) -> None:
     if datatype in ("FP32", "FP64"):
         array[0] = np.frombuffer(b"\x01\0\x80\x7f" * 2, array.dtype)[0]
     field = CONTENTS[datatype]
-    contents = b"".join(grpc_wire.field(5, *grpc_wire.pack(array, field)))
+    contents = b"".join(grpc_wire.encode_field(5, *grpc_wire.pack(array, field)))
     described = sized(1, b"x") + sized(2, datatype.encode()) + sized(3, varint(3000))
     received = grpc_codec.parse(sized(5, described + contents))
     assert [field] == [name for name, _ in received.typed.values()]

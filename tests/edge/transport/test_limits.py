@@ -27,7 +27,7 @@ from oip_host.config.settings import Settings
 from oip_host.edge.grpc.messages import SERVICE, message
 from oip_host.edge.transport.http import RESERVE
 from oip_host.edge.transport.scope import ON_DISCONNECT
-from oip_host.edge.transport.server import HttpServer, http_protocol
+from oip_host.edge.transport.server import HttpServer, make_protocol
 from oip_host.kserve.api import model_server
 from support.process import Server, wait_for
 from support.wire import ONE, request, tensor
@@ -602,7 +602,7 @@ async def test_an_application_is_told_that_its_client_left(path: bytes) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x"})
 
-    http: Any = http_protocol(Settings())
+    http: Any = make_protocol(Settings())
     server = HttpServer(
         uvicorn.Config(
             application, http=http, ws="none", lifespan="off", log_config=None

@@ -8,10 +8,10 @@ from oip_handler.datatypes import datatype_name
 from oip_handler.messages import ModelMetadataResponse
 from oip_host.models.model import Model
 
-__all__ = ["config", "metadata"]
+__all__ = ["describe_config", "describe_metadata"]
 
 
-def metadata(
+def describe_metadata(
     described: ModelMetadataResponse, name: str, versions: list[str]
 ) -> dict[str, Any]:
     """Return a model's metadata (`inference_rest.md`), under its served name."""
@@ -19,12 +19,12 @@ def metadata(
         "name": name,
         "versions": versions,
         "platform": described.platform or "",
-        "inputs": [_tensor(tensor) for tensor in described.inputs],
-        "outputs": [_tensor(tensor) for tensor in described.outputs],
+        "inputs": [_describe_tensor(tensor) for tensor in described.inputs],
+        "outputs": [_describe_tensor(tensor) for tensor in described.outputs],
     }
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
+def _describe_tensor(tensor: Any) -> dict[str, Any]:
     return {
         "name": tensor.name,
         "datatype": datatype_name(tensor.datatype),
@@ -32,7 +32,7 @@ def _tensor(tensor: Any) -> dict[str, Any]:
     }
 
 
-def config(described: ModelMetadataResponse, model: Model) -> dict[str, Any]:
+def describe_config(described: ModelMetadataResponse, model: Model) -> dict[str, Any]:
     """Return a model's configuration in the fields of Triton's `ModelConfig`.
 
     `max_batch_size` is 0 whether the host merges requests or not: Triton then takes
@@ -43,12 +43,12 @@ def config(described: ModelMetadataResponse, model: Model) -> dict[str, Any]:
         "platform": described.platform or "",
         "backend": "python",
         "max_batch_size": 0,
-        "input": [_config_tensor(tensor) for tensor in described.inputs],
-        "output": [_config_tensor(tensor) for tensor in described.outputs],
+        "input": [_describe_config_tensor(tensor) for tensor in described.inputs],
+        "output": [_describe_config_tensor(tensor) for tensor in described.outputs],
     }
 
 
-def _config_tensor(tensor: Any) -> dict[str, Any]:
+def _describe_config_tensor(tensor: Any) -> dict[str, Any]:
     datatype = datatype_name(tensor.datatype)
     kind = "STRING" if datatype == "BYTES" else datatype
     return {

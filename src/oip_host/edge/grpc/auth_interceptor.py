@@ -1,4 +1,4 @@
-"""Asks each gRPC call who makes it, before its message is read."""
+"""Authentication of each gRPC call, before its message is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from oip_handler.errors import OIPError
 from oip_host.auth.authorizer import Authorizer
-from oip_host.edge.grpc import health as grpc_health
+from oip_host.edge.grpc import health
 from oip_host.edge.grpc.messages import SERVICE
 from oip_host.edge.transport.error_body import client_text
 from oip_host.telemetry import refusals
@@ -18,13 +18,13 @@ __all__ = ["AuthInterceptor"]
 
 _OPEN = {
     *(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady")),
-    *(f"/{grpc_health.SERVICE}/{name}" for name in ("Check", "Watch")),
+    *(f"/{health.SERVICE}/{name}" for name in ("Check", "Watch")),
 }
-"""What is answered to everybody, as by REST."""
+"""Methods that need no token, as by REST."""
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it has no types
-    """Lets in who brings a token; the RPCs themselves check what that one may."""
+    """Authentication of each call; the RPCs themselves check the token's scopes."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._auth = authorizer
@@ -34,7 +34,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it h
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         details: grpc.HandlerCallDetails,
     ) -> Any:
-        """The handler of the call, or one that refuses it."""
+        """Return the handler of the call, or one that rejects it."""
         sent = [
             value if isinstance(value, str) else ""
             for name, value in details.invocation_metadata or ()
@@ -45,18 +45,18 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # it h
         try:
             self._auth.authenticate(sent, is_open)
             if not (is_open or method.startswith(f"/{SERVICE}/")):
-                self._auth.require(method)  # reflection, and what there is not
+                self._auth.require(method)  # reflection, and unknown methods
         except OIPError as error:
             refusals.count("grpc", error.kind)
-            return _refusal(error)
+            return _rejecting_handler(error)
         return await continuation(details)
 
 
-def _refusal(error: OIPError) -> Any:
-    """A handler that refuses a call: one of streams, for it reads no message first."""
+def _rejecting_handler(error: OIPError) -> Any:
+    """Return a handler that rejects a call; one of streams reads no message first."""
 
-    async def refuse(_: Any, context: Any) -> None:
+    async def reject(_: Any, context: Any) -> None:
         status = getattr(grpc.StatusCode, error.grpc_status)
         await context.abort(status, client_text(error))
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(reject)

@@ -1,6 +1,6 @@
 """V2 over gRPC: protobuf to messages, and messages to protobuf.
 
-Follows `inference_grpc.md`; the checks and their texts are those of `rest_codec`.
+Follows `inference_grpc.md`; the checks and their texts are those of `rest.codec`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def parse(
 
 
 def parse_message(data: bytes, kind: Any) -> Any:
-    """The protobuf message in `data`; raises InvalidRequest."""
+    """Return the protobuf message in `data`; raise InvalidRequest."""
     try:
         return kind.FromString(data)
     except (DecodeError, UnicodeDecodeError):  # of protobuf in C, and in Python
@@ -89,7 +89,7 @@ def parse_message(data: bytes, kind: Any) -> Any:
 
 
 def decode(received: Received) -> InferenceRequest:
-    """The host's message for a protobuf request; raises InvalidRequest."""
+    """Return the host's message for a protobuf request; raise InvalidRequest."""
     wire, raw, typed = received
     inputs = list(wire.inputs)
     checks.check_inputs(inputs)
@@ -99,35 +99,36 @@ def decode(received: Received) -> InferenceRequest:
             "one for each input"
         )
     tensors = [
-        _input(tensor, f"inputs[{i}]", raw[i] if raw else None, typed.get(i))
+        _decode_input(tensor, f"inputs[{i}]", raw[i] if raw else None, typed.get(i))
         for i, tensor in enumerate(inputs)
     ]
     checks.check_names([tensor.name for tensor in tensors], "inputs")
-    wanted = _wanted(wire.outputs) if wire.outputs else []
+    outputs = _decode_outputs(wire.outputs) if wire.outputs else []
     return construct(
         InferenceRequest,
         {
             "id": wire.id or None,
-            "parameters": _parameters(wire.parameters, ""),
+            "parameters": _decode_parameters(wire.parameters, ""),
             "inputs": tensors,
-            "outputs": wanted,
+            "outputs": outputs,
         },
     )
 
 
-def _wanted(outputs: Any) -> list[RequestOutput]:
-    wanted = [
+def _decode_outputs(outputs: Any) -> list[RequestOutput]:
+    """Return the outputs that a request names."""
+    decoded = [
         RequestOutput(
             name=output.name,
-            parameters=_parameters(output.parameters, f"outputs[{i}]."),
+            parameters=_decode_parameters(output.parameters, f"outputs[{i}]."),
         )
         for i, output in enumerate(outputs)
     ]
-    checks.check_names([output.name for output in wanted], "outputs")
-    return wanted
+    checks.check_names([output.name for output in decoded], "outputs")
+    return decoded
 
 
-def _input(
+def _decode_input(
     tensor: Any,
     where: str,
     raw: bytes | memoryview | None,
@@ -136,13 +137,13 @@ def _input(
     name = tensor.name
     shape = checks.check_shape(tensor.shape, where)
     datatype = checks.check_datatype(tensor.datatype, where)
-    parameters = _parameters(tensor.parameters, f"{where}.")
-    given, elements = ([typed[0]], typed[1]) if typed else (_given(tensor), None)
+    parameters = _decode_parameters(tensor.parameters, f"{where}.")
+    fields, elements = ([typed[0]], typed[1]) if typed else (_list_fields(tensor), None)
     try:
         if raw is None:
-            array = _typed(tensor, given, elements)
-        elif given:
-            raise ValueError(f"has both {given[0]} and raw_input_contents")
+            array = _decode_typed(tensor, fields, elements)
+        elif fields:
+            raise ValueError(f"has both {fields[0]} and raw_input_contents")
         else:
             array = from_raw(raw, tensor.datatype)
     except (TypeError, ValueError) as error:
@@ -159,20 +160,20 @@ def _input(
     )
 
 
-def _given(tensor: Any) -> list[str]:
-    """The fields of typed contents that have elements."""
+def _list_fields(tensor: Any) -> list[str]:
+    """Return the names of the typed contents' fields that have elements."""
     if not tensor.HasField("contents"):
         return []
     return [field.name for field, _ in tensor.contents.ListFields()]
 
 
-def _typed(tensor: Any, given: list[str], elements: Array | None) -> Array:
-    """The elements of typed contents, read-only as raw ones are; BYTES as a list is."""
+def _decode_typed(tensor: Any, fields: list[str], elements: Array | None) -> Array:
+    """Return the elements of typed contents, read-only (as raw ones) but for BYTES."""
     datatype = tensor.datatype
     expected = CONTENTS.get(datatype)
     if expected is None:
         raise ValueError(f"{datatype} travels in raw_input_contents only")
-    wrong = [name for name in given if name != expected]
+    wrong = [name for name in fields if name != expected]
     if wrong:
         raise ValueError(f"has {wrong[0]}, expected {expected} for {datatype}")
     if elements is None:
@@ -180,13 +181,13 @@ def _typed(tensor: Any, given: list[str], elements: Array | None) -> Array:
     else:
         array = elements.astype(numpy_dtype(datatype), copy=False)
         if array.dtype != elements.dtype and not np.array_equal(array, elements):
-            array = from_list(elements.tolist(), datatype)  # which tells the element
+            array = from_list(elements.tolist(), datatype)  # raises, with the element
     if datatype != "BYTES":
         array.flags.writeable = False
     return array
 
 
-def _parameters(parameters: Mapping[str, Any], where: str) -> Parameters | None:
+def _decode_parameters(parameters: Mapping[str, Any], where: str) -> Parameters | None:
     if not parameters:
         return None
     plain = {}
@@ -197,7 +198,7 @@ def _parameters(parameters: Mapping[str, Any], where: str) -> Parameters | None:
 
 
 def encode(received: Received, response: InferenceResponse) -> bytes:
-    """The protobuf answer: raw contents to a raw request, typed ones to a typed one.
+    """Return the protobuf answer, raw to a raw request and typed to a typed one.
 
     An FP16 or BF16 output makes the whole answer raw. Raises HandlerFault for a
     parameter that the protocol cannot carry.
@@ -215,9 +216,13 @@ def encode(received: Received, response: InferenceResponse) -> bytes:
     if raw:
         for tensor in tensors:
             _describe(wire.outputs.add(), tensor)
-        last = [grpc_wire.field(_RAW, to_raw(each.as_numpy())) for each in tensors]
+        last = [
+            grpc_wire.encode_field(_RAW, to_raw(each.as_numpy())) for each in tensors
+        ]
     else:
-        last = [grpc_wire.field(_OUTPUTS, *_typed_output(each)) for each in tensors]
+        last = [
+            grpc_wire.encode_field(_OUTPUTS, *_encode_typed(each)) for each in tensors
+        ]
     return b"".join([wire.SerializeToString(), *chain.from_iterable(last)])
 
 
@@ -229,14 +234,14 @@ def _describe(output: Any, tensor: ResponseOutput) -> None:
     _set_parameters(output.parameters, tensor.parameters)
 
 
-def _typed_output(tensor: ResponseOutput) -> list[bytes | memoryview]:
-    """The pieces of an output with typed contents."""
+def _encode_typed(tensor: ResponseOutput) -> list[bytes | memoryview]:
+    """Return the pieces of an output with typed contents."""
     wire = _Output()
     _describe(wire, tensor)
     array, name = tensor.as_numpy(), CONTENTS[tensor.datatype.value]
     contents = grpc_wire.pack(array, name)
     if contents:
-        return [wire.SerializeToString(), *grpc_wire.field(_CONTENTS, *contents)]
+        return [wire.SerializeToString(), *grpc_wire.encode_field(_CONTENTS, *contents)]
     getattr(wire.contents, name).extend(array.ravel().tolist())
     return [wire.SerializeToString()]
 

@@ -15,14 +15,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from oip_handler.errors import ModelNotFound, ModelNotReady
-from oip_host.edge.grpc import messages as grpc_messages
+from oip_host.edge.grpc import messages
 from oip_host.models.server_state import ServerState
 
 __all__ = ["SERVICE", "serve"]
 
 SERVICE = "grpc.health.v1.Health"
 WATCH_S = 0.5
-"""Seconds between two looks at a state that somebody watches."""
+"""Seconds between two checks of a state that a client watches."""
 
 _Status = health_pb2.HealthCheckResponse
 
@@ -54,7 +54,7 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has n
                 await asyncio.wait_for(stopping.wait(), WATCH_S)
 
     async def _status(self, service: str) -> int:
-        if service in ("", grpc_messages.SERVICE):
+        if service in ("", messages.SERVICE):
             ready = not await self._state.health(self._discreet)
         else:
             try:

@@ -24,7 +24,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
     own = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(compiled).file:
         own.AddSerializedFile(file.SerializeToString())
-    # for the reflection service, which tells of these two services too
+    # the reflection service describes these two services too
     for other in (health_pb2, reflection_pb2):
         own.AddSerializedFile(other.DESCRIPTOR.serialized_pb)
     return own
@@ -35,7 +35,7 @@ pool = _pool()
 
 @cache
 def message(name: str) -> Any:
-    """The class of a message of the package `inference`."""
+    """Return the class of a message of the package `inference`."""
     return message_factory.GetMessageClass(
         pool.FindMessageTypeByName(f"inference.{name}")
     )

@@ -15,9 +15,8 @@ from grpc_reflection.v1alpha import reflection
 
 from oip_handler.errors import ModelNotReady, OIPError
 from oip_host.auth.authorizer import Authorizer
-from oip_host.edge.common import model_documents as documents
-from oip_host.edge.grpc import codec as grpc_codec
-from oip_host.edge.grpc import health as grpc_health
+from oip_host.edge.common import model_documents
+from oip_host.edge.grpc import codec, health
 from oip_host.edge.grpc.auth_interceptor import AuthInterceptor
 from oip_host.edge.grpc.messages import SERVICE, message, pool
 from oip_host.edge.transport.error_body import client_text
@@ -52,16 +51,16 @@ RPCS = (
 
 
 REFUSE_S = 0.1
-"""Seconds in which calls are refused before connections end.
+"""Seconds in which calls are rejected before connections end.
 
-What arrives as they end is CANCELLED, as if its own client had left.
+A call that arrives while they end is CANCELLED, as if its own client had left.
 """
 
 
 class GrpcEdge:
-    """Answers the RPCs; `bind`, `start`, `stop` are its life.
+    """The gRPC server and its RPCs; call `bind`, then `start`, then `stop`.
 
-    With `shared` several processes may have its port.
+    With `shared` several processes can listen on its port.
     """
 
     def __init__(
@@ -83,16 +82,18 @@ class GrpcEdge:
             # else a port that is taken is an error, not a silent second server
             options=[("grpc.so_reuseport", int(shared)), *options.items()],
         )
-        handlers = {"ModelInfer": _handler(self._infer)}
+        handlers = {"ModelInfer": _make_handler(self._infer)}
         for name in RPCS:
-            handlers[name] = _handler(getattr(self, name), message(f"{name}Request"))
+            handlers[name] = _make_handler(
+                getattr(self, name), message(f"{name}Request")
+            )
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, handlers),)
         )
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_departure)
-        grpc_health.serve(self._server, state, authorizer.is_enabled)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_logging)
+        health.serve(self._server, state, authorizer.is_enabled)
         reflection.enable_server_reflection(
-            (SERVICE, grpc_health.SERVICE, reflection.SERVICE_NAME), self._server, pool
+            (SERVICE, health.SERVICE, reflection.SERVICE_NAME), self._server, pool
         )
 
     def bind(
@@ -111,11 +112,11 @@ class GrpcEdge:
             raise OSError(f"address already in use: {host}:{port}") from error
 
     async def start(self) -> None:
-        """Answer from now on."""
+        """Start to answer calls."""
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new call, and wait up to `grace_s` seconds for those in flight."""
+        """Stop accepting calls, and give those in flight `grace_s` seconds."""
         await asyncio.sleep(min(grace_s, REFUSE_S))
         await self._server.stop(grace_s)
 
@@ -124,7 +125,7 @@ class GrpcEdge:
     ) -> bytes:
         if self._state.stopping.is_set():
             raise ModelNotReady("the server is shutting down")
-        received = grpc_codec.parse(data)
+        received = codec.parse(data)
         wire = received.message
         self._auth.require("infer", wire.model_name)
         model = self._registry.find(wire.model_name, wire.model_version or None)
@@ -135,8 +136,8 @@ class GrpcEdge:
             if not model.ready:
                 raise model.not_ready()
             answer = await model.infer_encoded(
-                grpc_codec.decode(received),
-                lambda _, response: grpc_codec.encode(received, response),
+                codec.decode(received),
+                lambda _, response: codec.encode(received, response),
                 ours,
                 context.time_remaining(),
             )
@@ -147,13 +148,16 @@ class GrpcEdge:
         return answer
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer that the server runs."""
         return message("ServerLiveResponse")(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer whether the server is ready."""
         reasons = await self._state.health(self._auth.is_enabled)
         return message("ServerReadyResponse")(ready=not reasons)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer whether a model is ready."""
         answer = message("ModelReadyResponse")
         try:
             version = request.version or None
@@ -163,37 +167,45 @@ class GrpcEdge:
         return answer(ready=True)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with the server's metadata."""
         self._auth.require("server")
         return message("ServerMetadataResponse")(**self._state.metadata())
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with a model's metadata."""
         self._auth.require("metadata", request.name)
         model = self._registry.find(request.name, request.version or None)
         versions = self._registry.versions(request.name)
-        document = documents.metadata(await model.metadata(), request.name, versions)
+        document = model_documents.describe_metadata(
+            await model.metadata(), request.name, versions
+        )
         return message("ModelMetadataResponse")(**document)
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with a model's configuration."""
         self._auth.require("config", request.name)
         model = self._registry.find(request.name, request.version or None)
-        document = documents.config(await model.metadata(), model)
+        document = model_documents.describe_config(await model.metadata(), model)
         return message("ModelConfigResponse")(config=document)
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with the statistics of a model, or of all the client may see."""
         self._auth.require("stats", request.name)
         version = request.version or None
         statistics = await self._state.statistics(request.name, version)
         answer = message("ModelStatisticsResponse")()
         shown = self._auth.filter_visible(statistics, _name)
-        # what has no field here, as the empty lists of Triton's optional parts
+        # unknown fields: the empty lists of Triton's optional parts
         return ParseDict({"model_stats": shown}, answer, ignore_unknown_fields=True)
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with the models of the repository."""
         self._auth.require("index")
         index = self._auth.filter_visible(await self._state.index(request.ready), _name)
         return message("RepositoryIndexResponse")(models=index)
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Load a model, and answer once it is loaded."""
         name = request.model_name or request.repository_name
         self._auth.require("load", name)
         await self._state.load(name, request.parameters)
@@ -202,6 +214,7 @@ class GrpcEdge:
     async def RepositoryModelUnload(  # noqa: N802
         self, request: Any, context: Any
     ) -> Any:
+        """Unload a model, and answer once it is unloaded."""
         name = request.model_name or request.repository_name
         self._auth.require("unload", name)
         await self._state.unload(name)
@@ -210,13 +223,13 @@ class GrpcEdge:
         )
 
 
-def _is_no_departure(record: logging.LogRecord) -> bool:
-    """Whether a line of gRPC's tells of more than a client who left before the end."""
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for gRPC's line on a client that left before the end."""
     return not str(record.msg).startswith("ExecuteBatchError")
 
 
-def _context(context: grpc.aio.ServicerContext[Any, Any]) -> RequestContext:
-    """The context of a call, which everything that it runs through has from now."""
+def _begin_context(context: grpc.aio.ServicerContext[Any, Any]) -> RequestContext:
+    """Return the context of a call, and make it the current one."""
     carried = {
         name: value
         for name, value in context.invocation_metadata() or ()
@@ -227,16 +240,18 @@ def _context(context: grpc.aio.ServicerContext[Any, Any]) -> RequestContext:
     return ours
 
 
-def _handler(method: Callable[[Any, Any], Awaitable[Any]], request: Any = None) -> Any:
-    """A unary RPC whose errors become statuses; without `request` it takes bytes."""
+def _make_handler(
+    method: Callable[[Any, Any], Awaitable[Any]], request: Any = None
+) -> Any:
+    """Make a unary RPC of a method, with errors as statuses; no `request`: bytes."""
 
     async def call(data: Any, context: Any) -> Any:
-        ours = _context(context)
+        ours = _begin_context(context)
         context.set_trailing_metadata(((REQUEST_ID, ours.id),))
         try:
             if request is None:
                 return await method(data, context)
-            answer = await method(grpc_codec.parse_message(data, request), context)
+            answer = await method(codec.parse_message(data, request), context)
             return answer.SerializeToString()
         except OIPError as error:
             context.set_code(getattr(grpc.StatusCode, error.grpc_status))

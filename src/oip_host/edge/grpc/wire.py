@@ -2,9 +2,9 @@
 
 Protobuf copies `bytes` and makes a Python list of every number. Here a request is split
 into its bulky contents, which become arrays on the request's own memory, and the rest,
-which protobuf parses and validates as it does any message. What stands on the wire in
-another form than encoders write it is left to protobuf altogether, so nothing is taken
-that it would refuse, or otherwise. See "Message Structure" in protobuf's `encoding.md`.
+which protobuf parses and validates as it does any message. A message in another form
+than encoders write is left to protobuf altogether, so nothing is accepted that it would
+reject, or the other way round. See "Message Structure" in protobuf's `encoding.md`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from oip_handler.datatypes import Array, from_raw, to_raw
 
-__all__ = ["LEAST", "LEAST_RAW", "Split", "field", "pack", "split"]
+__all__ = ["LEAST", "LEAST_RAW", "Split", "encode_field", "pack", "split"]
 
 LEAST = 1024
 """Bytes of a message, and of an input, from which reading typed contents here pays."""
@@ -41,7 +41,7 @@ _NAMES = {number << 3 | _SIZED: name for name, number in _NUMBERS.items()}
 _INPUT, _RAW = 5 << 3 | _SIZED, 7 << 3 | _SIZED  # of ModelInferRequest
 _CONTENTS = 5 << 3 | _SIZED  # of InferInputTensor
 _MOST_FIELDS = 128
-"""Of one message; more are protobuf's, so that no request keeps the loops busy."""
+"""Of one message; one with more is left to protobuf, and no loop gets long."""
 FEW, FEW_INTEGERS = 64, 2048
 """Floats, and integers, up to which protobuf itself writes faster.
 
@@ -60,7 +60,7 @@ class Split(NamedTuple):
 
 
 class _UnusualError(Exception):
-    """The bytes are not as encoders write them, or no message at all."""
+    """A message in another form than encoders write, or no message at all."""
 
 
 def split(data: bytes, least: int = LEAST, least_raw: int = LEAST_RAW) -> Split | None:
@@ -86,7 +86,7 @@ def _split(data: bytes, least: int, with_raw: bool) -> Split:
     raw: list[memoryview] = []
     typed: dict[int, tuple[str, Array]] = {}
     inputs = 0
-    for tag, start, value, end in _fields(data, 0, len(data)):
+    for tag, start, value, end in _walk_fields(data, 0, len(data)):
         if tag == _RAW:
             if not with_raw:
                 raise _UnusualError
@@ -94,37 +94,39 @@ def _split(data: bytes, least: int, with_raw: bool) -> Split:
             continue
         kept: list[bytes | memoryview] = [view[start:end]]
         if tag == _INPUT:
-            found = _contents(view, value, end) if end - value >= least else None
-            if found:
-                before, after, typed[inputs] = found
-                kept = field(5, view[value:before], view[after:end])
+            contents = None
+            if end - value >= least:
+                contents = _read_contents(view, value, end)
+            if contents:
+                before, after, typed[inputs] = contents
+                kept = encode_field(5, view[value:before], view[after:end])
             inputs += 1
         pieces += kept
     return Split(b"".join(pieces), raw, typed)
 
 
-def _contents(
+def _read_contents(
     view: memoryview, at: int, end: int
 ) -> tuple[int, int, tuple[str, Array]] | None:
-    """Where an input's contents begin and end, their field's name and its elements.
+    """Return where an input's contents begin and end, their field and its elements.
 
-    None where they are absent, in several pieces, of several fields, or not packed.
+    Returns None where they are absent, in pieces, of several fields, or not packed.
     """
-    spans = [span for span in _fields(view, at, end) if span[0] == _CONTENTS]
+    spans = [span for span in _walk_fields(view, at, end) if span[0] == _CONTENTS]
     if len(spans) != 1:
         return None
     _, before, value, after = spans[0]
-    tag, _, value, last = next(_fields(view, value, after), (0, 0, 0, 0))
+    tag, _, value, last = next(_walk_fields(view, value, after), (0, 0, 0, 0))
     if tag not in _NAMES or last != after:
         return None
-    elements = _elements(view[value:last], _NAMES[tag])
+    elements = _read_elements(view[value:last], _NAMES[tag])
     return None if elements is None else (before, after, (_NAMES[tag], elements))
 
 
-def _fields(
+def _walk_fields(
     data: bytes | memoryview, at: int, end: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """The fields in a stretch of bytes: tag, start, start of the value, and end.
+    """Yield the fields in a stretch of bytes: tag, start, start of the value, and end.
 
     Raises _UnusualError or IndexError where it does not end with a field, and for a
     group, a field above 15 or an overlong integer, which protobuf may still know.
@@ -135,9 +137,9 @@ def _fields(
         tag = data[at]
         kind, size, value = tag & 7, 0, at + 1
         if kind == _SIZED:
-            size, value = _varint(data, value)
+            size, value = _read_varint(data, value)
         elif kind == _VARINT:
-            _, value = _varint(data, value)
+            _, value = _read_varint(data, value)
         elif kind in _WIDTHS:
             size = _WIDTHS[kind]
         else:
@@ -149,8 +151,8 @@ def _fields(
     raise _UnusualError
 
 
-def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The integer of up to 5 bytes that begins there, and where it ends."""
+def _read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Return the integer of up to 5 bytes that begins at a place, and its end."""
     number = 0
     for i in range(5):
         octet = data[at + i]
@@ -160,8 +162,8 @@ def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     raise _UnusualError
 
 
-def _elements(payload: memoryview, name: str) -> Array | None:
-    """The elements of a packed field; None where there are none, or no whole ones."""
+def _read_elements(payload: memoryview, name: str) -> Array | None:
+    """Return the elements of a packed field; None for none, or for a broken one."""
     dtype = _DTYPES[name]
     if not payload:
         return None
@@ -169,12 +171,12 @@ def _elements(payload: memoryview, name: str) -> Array | None:
         whole = len(payload) % dtype.itemsize == 0
         return from_raw(payload, _FIXED[name]) if whole else None
     octets = np.frombuffer(payload, np.uint8)
-    values = octets if octets.max() < 0x80 else _varints(octets)
+    values = octets if octets.max() < 0x80 else _read_varints(octets)
     return None if values is None else values.astype(dtype)
 
 
-def _varints(octets: Array) -> Array | None:
-    """The integers that end with each octet below 0x80, of 10 octets at most."""
+def _read_varints(octets: Array) -> Array | None:
+    """Return the integers, which end with an octet below 0x80 and have 10 at most."""
     ends = np.flatnonzero(octets < 0x80)
     if not ends.size or ends[-1] != octets.size - 1:
         return None
@@ -191,8 +193,8 @@ def _varints(octets: Array) -> Array | None:
     return values
 
 
-def field(number: int, *value: bytes | memoryview) -> list[bytes | memoryview]:
-    """The pieces of a field of bytes, or of a message, from those of its value."""
+def encode_field(number: int, *value: bytes | memoryview) -> list[bytes | memoryview]:
+    """Return the pieces of a field of bytes, or of a message, from its value's."""
     head, size = [number << 3 | _SIZED], sum(map(len, value))
     while size > 0x7F:
         head.append(size & 0x7F | 0x80)
@@ -202,7 +204,7 @@ def field(number: int, *value: bytes | memoryview) -> list[bytes | memoryview]:
 
 
 def pack(array: Array, name: str) -> list[bytes | memoryview]:
-    """The pieces of a field of InferTensorContents with the elements of an array.
+    """Return the pieces of a field of InferTensorContents for the elements of an array.
 
     There are none where protobuf is to write it: few elements, or bytes.
     """
@@ -210,12 +212,12 @@ def pack(array: Array, name: str) -> list[bytes | memoryview]:
     if number is None or array.size <= (FEW if name in _FIXED else FEW_INTEGERS):
         return []
     if name in _FIXED:
-        return field(number, to_raw(array))
-    return field(number, _octets(array.reshape(-1)).data)
+        return encode_field(number, to_raw(array))
+    return encode_field(number, _write_varints(array.reshape(-1)).data)
 
 
-def _octets(array: Array) -> Array:
-    """The varints of booleans or integers, one after the other."""
+def _write_varints(array: Array) -> Array:
+    """Return the varints of booleans or integers, one after the other."""
     if array.dtype.kind == "b":
         truth: Array = array.view(np.uint8) != 0  # a handler's may have other bits
         return truth.view(np.uint8)

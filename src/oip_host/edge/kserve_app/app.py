@@ -26,12 +26,12 @@ from oip_host.models.model import Model
 from oip_host.models.server_state import ServerState
 from oip_host.telemetry.context import RequestContext, current
 
-__all__ = ["Repository", "kserve_app"]
+__all__ = ["Repository", "make_kserve_app"]
 
 _NO_TELEMETRY: Any = {
     "tracing": False, "metrics": False, "logs": False, "auto_configure": False
 }  # fmt: skip
-"""What newer FastAPIs would tell beside the host's own spans, texts of errors too."""
+"""Newer FastAPIs would export spans beside the host's own, with texts of errors."""
 
 _KSERVE_ERRORS: dict[str, type[OIPError]] = {
     "InvalidInput": InvalidRequest,
@@ -52,44 +52,47 @@ class Repository(kserve.ModelRepository):  # type: ignore[misc]  # kserve has no
         self._registry = state.registry
 
     def get_model(self, name: str) -> Model:
-        return self._registry.find(name)  # not found is our error, and no None
+        """Return a model; raise ModelNotFound, where KServe's own returns None."""
+        return self._registry.find(name)
 
     async def is_model_ready(self, name: str) -> bool:
-        """True, or an error with the reason, which KServe's own answer has not."""
+        """Return True, or raise an error with the reason, which KServe's own lacks."""
         await self._state.check_ready(name)
         return True
 
     def get_models(self) -> dict[str, Model]:
+        """Return every model by its name."""
         return {name: self._registry.find(name) for name in self._registry.names()}
 
 
-def kserve_app(
+def make_kserve_app(
     server: kserve.ModelServer, state: ServerState, authorizer: Authorizer
 ) -> FastAPI:
-    """The application of a KServe server, with the errors and the rights of the edge.
+    """Make the application of a KServe server, with the edge's errors and rights.
 
-    It is behind the edge, which answers V2: that is here for `/docs` alone.
+    The edge in front of it answers V2, whose routes are here for `/docs` alone.
     """
+    checks = [Depends(_Authorization(authorizer))]
     app = FastAPI(
         title="oip-host",
         version=state.metadata()["version"],
         docs_url="/docs" if server.enable_docs_url else None,
         redoc_url=None,
         telemetry=_NO_TELEMETRY,
-        dependencies=[Depends(_Checked(authorizer))] if authorizer.is_enabled else None,
+        dependencies=checks if authorizer.is_enabled else None,
     )
     app.add_api_route("/", server.dataplane.live)
     register_v1_endpoints(app, server.dataplane, server.model_repository_extension)
     if server.enable_docs_url:
         register_v2_endpoints(app, server.dataplane, server.model_repository_extension)
-    failed = _Failed(state)
+    failed = _FailureAnswers(state)
     for kind in (Exception, OIPError, HTTPException, *_kserve_errors()):
         app.add_exception_handler(kind, failed)
     return app
 
 
-class _Checked:
-    """Whether who asks may do so, with the model's name as the router has it."""
+class _Authorization:
+    """The check of the client's right, with the model's name from the router."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._auth = authorizer
@@ -104,14 +107,14 @@ class _Checked:
             )
 
 
-class _Failed:
-    """Answers any failure on KServe's own routes in the form of all others."""
+class _FailureAnswers:
+    """The answers to failures on KServe's own routes, in the form of all others."""
 
     def __init__(self, state: ServerState) -> None:
         self._registry = state.registry
 
     async def __call__(self, request: Request, error: Exception) -> Response:
-        ours = _as_ours(request, error)
+        ours = _translate(request, error)
         context = current.get() or RequestContext("v1")
         failure_counts.count(self._registry, request.scope, context, ours)
         status = ours.http_status
@@ -125,8 +128,8 @@ def _kserve_errors() -> list[type[Exception]]:
     return [getattr(kserve.errors, name) for name in _KSERVE_ERRORS]
 
 
-def _as_ours(request: Request, error: Exception) -> OIPError:
-    """A failure on KServe's own routes as what the host itself would raise."""
+def _translate(request: Request, error: Exception) -> OIPError:
+    """Return the host's own error for a failure on KServe's routes."""
     if isinstance(error, OIPError):
         return error
     if isinstance(error, HTTPException):

@@ -84,6 +84,7 @@ class RestEdge:
         self._max_body = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, unless its client goes away before."""
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
             return

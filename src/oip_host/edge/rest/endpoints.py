@@ -102,7 +102,7 @@ def error_answer(error: OIPError) -> Answer:
     return Answer(error_body(error), error.http_status, (_JSON, *extra))
 
 
-def _json(document: Any) -> Answer:
+def _answer_json(document: Any) -> Answer:
     return Answer(orjson.dumps(document))
 
 
@@ -153,7 +153,9 @@ class Endpoints:
         model = self._registry.find(route.name, route.version)
         versions = self._registry.versions(route.name)
         described = await model.metadata()
-        return _json(model_documents.metadata(described, route.name, versions))
+        return _answer_json(
+            model_documents.describe_metadata(described, route.name, versions)
+        )
 
     async def ready(self, request: Request, route: Route) -> Answer:
         """Answer whether a model is ready; 503 is an answer here, and no refusal."""
@@ -162,17 +164,21 @@ class Endpoints:
             await self._state.model_health(route.name, route.version, is_discreet)
         except ModelNotReady as error:
             return error_answer(error)
-        return _json({"name": route.name, "ready": True})
+        return _answer_json({"name": route.name, "ready": True})
 
     async def config(self, request: Request, route: Route) -> Answer:
         """Answer with a model's configuration."""
         model = self._registry.find(route.name, route.version)
-        return _json(model_documents.config(await model.metadata(), model))
+        return _answer_json(
+            model_documents.describe_config(await model.metadata(), model)
+        )
 
     async def stats(self, request: Request, route: Route) -> Answer:
         """Answer with the statistics of a model, or of all that the client may see."""
         statistics = await self._state.statistics(route.name, route.version)
-        return _json({"model_stats": self._auth.filter_visible(statistics, _name)})
+        return _answer_json(
+            {"model_stats": self._auth.filter_visible(statistics, _name)}
+        )
 
     # -- of the repository ----------------------------------------------------
 
@@ -185,7 +191,7 @@ class Endpoints:
                 f"ready: found {describe_value(ready)}, expected true or false"
             )
         index = await self._state.index(bool(ready))
-        return _json(self._auth.filter_visible(index, _name))
+        return _answer_json(self._auth.filter_visible(index, _name))
 
     async def load(self, request: Request, route: Route) -> Answer:
         """Load a model, and answer once it is loaded."""
@@ -196,23 +202,23 @@ class Endpoints:
                 f"parameters: found {describe_value(parameters)}, expected an object"
             )
         await self._state.load(route.name, parameters or ())
-        return _json({"name": route.name, "load": True})
+        return _answer_json({"name": route.name, "load": True})
 
     async def unload(self, request: Request, route: Route) -> Answer:
         """Unload a model, and answer once it is unloaded."""
         codec.decode_object(await request.read_body())
         await self._state.unload(route.name)
-        return _json({"name": route.name, "unload": True})
+        return _answer_json({"name": route.name, "unload": True})
 
     # -- of the server --------------------------------------------------------
 
     async def server(self, request: Request, route: Route) -> Answer:
         """Answer with the server's metadata."""
-        return _json(self._state.metadata())
+        return _answer_json(self._state.metadata())
 
     async def live(self, request: Request, route: Route) -> Answer:
         """Answer that the server runs."""
-        return _json({"live": True})
+        return _answer_json({"live": True})
 
     async def health(self, request: Request, route: Route) -> Answer:
         """Answer whether the server is ready, with 503 and the reasons if it is not."""
@@ -220,11 +226,13 @@ class Endpoints:
         if reasons:
             document = {"ready": False, "error": "; ".join(reasons)}
             return Answer(orjson.dumps(document), status=503)
-        return _json({"ready": True})
+        return _answer_json({"ready": True})
 
     async def models(self, request: Request, route: Route) -> Answer:
         """Answer with the names of the models that the client may see."""
-        return _json({"models": self._auth.filter_visible(self._registry.names(), str)})
+        return _answer_json(
+            {"models": self._auth.filter_visible(self._registry.names(), str)}
+        )
 
     async def metrics(self, request: Request, route: Route) -> Answer:
         """Answer with the metrics, in the form that the client accepts."""

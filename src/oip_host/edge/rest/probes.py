@@ -22,6 +22,7 @@ class Probes:
         self._edge = edge
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request to one of the paths, and 404 to any other."""
         answer: Any = self._edge
         if scope["path"] not in PATHS:
             error = NotFound(

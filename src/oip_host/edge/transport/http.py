@@ -98,6 +98,7 @@ class HttpConnection(HttpToolsProtocol):
     def connection_made(  # type: ignore[override]  # as uvicorn's own
         self, transport: asyncio.Transport
     ) -> None:
+        """Refuse the connection where even the reserve is full."""
         super().connection_made(transport)
         beyond = len(self.connections) - self.limits.oip_max_connections
         self._in_reserve = beyond > 0
@@ -105,6 +106,7 @@ class HttpConnection(HttpToolsProtocol):
             self._refuse_connection()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the application that its client is gone."""
         super().connection_lost(exc)
         if self.cycle is None:
             return
@@ -135,6 +137,7 @@ class HttpConnection(HttpToolsProtocol):
             self._check_reserve()
 
     def on_headers_complete(self) -> None:
+        """Check the head, then begin the request as uvicorn does."""
         fields = check_head(self.parser.get_http_version(), self.headers)
         # the middleware of the access log wants `send`, and `respond` keeps alive
         if not self.limits.kserve_access_log_format and self.parser.should_keep_alive():
@@ -151,6 +154,7 @@ class HttpConnection(HttpToolsProtocol):
             cast("_Cycle", self.cycle).collect_body(self.limits.oip_max_body_bytes)
 
     def on_body(self, body: bytes) -> None:
+        """Hand a part of the body to the request."""
         self._head_bytes = 0
         if not isinstance(self.cycle, _Cycle):
             super().on_body(body)
@@ -158,6 +162,7 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.add(body)
 
     def on_message_complete(self) -> None:
+        """End the request as uvicorn does, and count the next head anew."""
         self._head_bytes = 0
         super().on_message_complete()
 

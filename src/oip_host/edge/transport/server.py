@@ -16,7 +16,7 @@ import uvicorn
 from oip_host.config.settings import Settings
 from oip_host.edge.transport.http import HttpConnection
 
-__all__ = ["HttpServer", "http_protocol"]
+__all__ = ["HttpServer", "make_protocol"]
 
 log = logging.getLogger("oip_host")
 
@@ -26,7 +26,7 @@ LOG_EVERY_S = 10.0
 """Seconds between two lines of the log on refusals."""
 
 
-def http_protocol(settings: Settings) -> type[HttpConnection]:
+def make_protocol(settings: Settings) -> type[HttpConnection]:
     """Make the class of one server's connections, with the limits of the settings."""
 
     class Limited(HttpConnection):
@@ -39,7 +39,7 @@ def http_protocol(settings: Settings) -> type[HttpConnection]:
 class HttpServer(uvicorn.Server):
     """uvicorn with a sweep, and without signal handlers: the host has its own.
 
-    Its configuration has `http_protocol(settings)` as `http`, and `"none"` as `ws`.
+    Its configuration has `make_protocol(settings)` as `http`, and `"none"` as `ws`.
     """
 
     def __init__(
