@@ -92,7 +92,7 @@ class CountFiles:
         removed, so that nothing counts twice if this process is killed half-way.
         """
         with self._locked(fcntl.LOCK_EX):
-            living, dead = self._files()
+            living, dead = self._read_files()
             if not [path for path in dead if path.name != _DEAD]:
                 return
             gone = [path for path in self._list() if path not in living]
@@ -115,10 +115,10 @@ class CountFiles:
 
     def _read(self) -> Counts:
         with self._locked(fcntl.LOCK_SH):
-            living, dead = self._files()
+            living, dead = self._read_files()
         return _merge(list(living.values()), list(dead.values()))
 
-    def _files(self) -> tuple[dict[Path, Document], dict[Path, Document]]:
+    def _read_files(self) -> tuple[dict[Path, Document], dict[Path, Document]]:
         """Return the files of living workers and those of dead ones."""
         living: dict[Path, Document] = {}
         dead: dict[Path, Document] = {}
