@@ -15,9 +15,9 @@ import pytest
 
 from oip_host.edge.grpc.messages import message
 from support.control import OK, PROTOCOLS, change, described, health, metric
+from support.fakes.held import Gate
 from support.load import (
     Clients,
-    Gate,
     Outcome,
     Requests,
     done,
@@ -34,9 +34,9 @@ QUEUE = 5
 TIMEOUT_S = 1.0
 """Long enough for a request to come to its place on a busy machine."""
 KINDS = {
-    "thread": ("load:Held", {"max_concurrency": 1}),
-    "loop": ("load:HeldAsync", {"max_concurrency": 1}),
-    "batch": ("load:Held", {"max_batch_size": 2}),
+    "thread": ("fakes.held:Held", {"max_concurrency": 1}),
+    "loop": ("fakes.held:HeldAsync", {"max_concurrency": 1}),
+    "batch": ("fakes.held:Held", {"max_batch_size": 2}),
 }
 """The ways in which a model runs its calls, with one call at a time."""
 WAYS = {"rest": "rest", "reset": "rest", "v1": "v1", "grpc": "grpc"}
@@ -75,10 +75,10 @@ def host(directory: Path) -> Iterator[Server]:
         options.append(f"late-{kind}.timeout_s={TIMEOUT_S}")
     options += [f"full-{kind}.max_concurrency=2" for kind in ("thread", "loop")]
     for way in WAYS:
-        models.append(f"running-{way}=load:HeldAsync")
+        models.append(f"running-{way}=fakes.held:HeldAsync")
         options.append(f"running-{way}.max_queue={QUEUE}")
         options.append(f"running-{way}.max_concurrency=2")
-    models.append("changed=load:Held")
+    models.append("changed=fakes.held:Held")
     with Server(
         f"--handlers={','.join(models)}",
         *(f"--models.{option}" for option in options),

@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.load import CLOSED, Clients, Gate, Outcome, done, numbered, until
+from support.fakes.held import Gate
+from support.load import CLOSED, Clients, Outcome, done, numbered, until
 from support.process import Server, oip_host, wait_for
 from support.wire import ONE, Reply, infer_both, infer_grpc, infer_rest, request, rpc
 
@@ -175,7 +176,7 @@ async def test_a_stop_under_load_loses_nothing(serve: Serve, gates: Path) -> Non
     UNAVAILABLE. What waits at that time is answered, however long that takes.
     """
     server = serve(
-        "--handlers=busy=load:Held,slow=load:Held,loop=load:HeldAsync",
+        "--handlers=busy=fakes.held:Held,slow=fakes.held:Held,loop=fakes.held:HeldAsync",
         "--models.busy.max_concurrency=2",
         drain_delay_s=DELAY_S,
         env={"LOAD_DIR": str(gates)},
@@ -232,7 +233,11 @@ async def test_what_is_cut_off_is_told_and_counted(
 
     Requests that run and that wait, in a thread, on a loop and for a batch.
     """
-    models = {"thread": "load:Held", "loop": "load:HeldAsync", "batch": "load:Held"}
+    models = {
+        "thread": "fakes.held:Held",
+        "loop": "fakes.held:HeldAsync",
+        "batch": "fakes.held:Held",
+    }
     running = {"thread": 1, "loop": 1, "batch": 4}
     server = serve(
         "--handlers=" + ",".join(f"{m}={handler}" for m, handler in models.items()),

@@ -237,7 +237,7 @@ def server(serve: Callable[..., Server]) -> Server:
     """A server with a model for each way in which one runs, and one that counts."""
     return serve(
         "--handlers=echo=fakes:Echo,lists=fakes:Lists,batched=fakes:Echo,"
-        "async=fakes:Async,raises=fakes:Raises,census=load:Census",
+        "async=fakes:Async,raises=fakes:Raises,census=fakes.held:Census",
         "--models.batched.max_batch_size=4",
         "--models.async.max_concurrency=4",
         "--max_asyncio_workers=2",

@@ -43,8 +43,8 @@ from oip_host import (
 )
 from oip_host.config.model_options import ModelOptions
 from oip_host.models.merging import count_rows, merge, split
-from support.batch_fakes import Batched, BatchedAsync, Calls, Mean, Probed
 from support.control import change, described, metric
+from support.fakes.batches import Batched, BatchedAsync, Calls, Mean, Probed
 from support.process import DEADLINE_S, Server, wait_for
 from support.wire import Reply, infer_grpc, infer_rest, request
 
@@ -939,8 +939,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """The models of the server, each for one test."""
 HANDLER_NAMES = {
-    "many-loop": "batch_fakes:BatchedAsync",
-    "mean": "batch_fakes:Mean",
+    "many-loop": "fakes.batches:BatchedAsync",
+    "mean": "fakes.batches:Mean",
     "kserve": "fakes:KServeDouble",
 }
 ASKS = {"rest": infer_rest, "grpc": infer_grpc}
@@ -950,7 +950,7 @@ Ask = Callable[..., Future[Any]]
 
 def arguments(options: dict[str, dict[str, Any]]) -> list[str]:
     """The command line for models with these options."""
-    models = [f"{m}={HANDLER_NAMES.get(m, 'batch_fakes:Batched')}" for m in options]
+    models = [f"{m}={HANDLER_NAMES.get(m, 'fakes.batches:Batched')}" for m in options]
     return [
         f"--handlers={','.join(models)}",
         "--model_control=explicit",

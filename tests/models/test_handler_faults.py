@@ -293,7 +293,7 @@ def test_a_line_of_json_has_model_version_and_request(
     handler: str, serve: Callable[..., Server]
 ) -> None:
     """A TypeError is a 400 to the client, and a line with a traceback to its author."""
-    server = serve(f"--handlers=m@7=log_fakes:{handler}", "--log_format=json")
+    server = serve(f"--handlers=m@7=fakes.logs:{handler}", "--log_format=json")
     server.wait_until_ready()
     headers = {"x-request-id": "order-4711"}
     body = request([1.0], [1])

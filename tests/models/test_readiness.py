@@ -54,7 +54,9 @@ def test_never_ready_before_the_models_are_loaded(start: Start, tmp_path: Path) 
     """
     for name in ("slow", "slower"):
         (tmp_path / f"{name}.hold").touch()
-    server = start("--handlers=slow=lives:Fickle,slower=lives:Fickle,echo=fakes:Echo")
+    server = start(
+        "--handlers=slow=fakes.lives:Fickle,slower=fakes.lives:Fickle,echo=fakes:Echo"
+    )
     wait_until(server, True, "echo")
     assert rpc(server, "ServerLive").live is True
     assert 200 == server.get("/v2/health/live").status_code
@@ -77,7 +79,7 @@ def test_a_required_model_that_failed_keeps_the_server_unready(
     for name in ("needed", "other", "spare"):
         (tmp_path / f"{name}.fail").touch()
     server = start(
-        "--handlers=needed=lives:Fickle,other=lives:Fickle,spare=lives:Fickle?,"
+        "--handlers=needed=fakes.lives:Fickle,other=fakes.lives:Fickle,spare=fakes.lives:Fickle?,"
         "echo=fakes:Echo"
     )
     failed = [
@@ -101,7 +103,9 @@ def test_readiness_through_unload_and_reload(start: Start, tmp_path: Path) -> No
 
     One that is loaded anew is ready all the time, also where that fails.
     """
-    server = start("--handlers=busy=lives:Fickle,fresh=lives:Fickle").wait_until_ready()
+    server = start(
+        "--handlers=busy=fakes.lives:Fickle,fresh=fakes.lives:Fickle"
+    ).wait_until_ready()
     with ThreadPoolExecutor(3) as pool:
         sent = pool.submit(infer_rest, server, "busy", request(["g"], [1], "BYTES"))
         wait_for((tmp_path / "g.started").exists, "the call")
@@ -131,7 +135,7 @@ def test_readiness_through_unload_and_reload(start: Start, tmp_path: Path) -> No
 
 def test_a_handler_changes_its_mind(start: Start, tmp_path: Path) -> None:
     """What `model_ready` says counts at once, for the model and the server."""
-    server = start("--handlers=moody=lives:Moody").wait_until_ready()
+    server = start("--handlers=moody=fakes.lives:Moody").wait_until_ready()
     assert [True, True] == [agreed(server, name) for name in ("moody", "")]
     (tmp_path / "moody.ill").touch()
     assert [False, False] == [agreed(server, name) for name in ("moody", "")]

@@ -57,9 +57,13 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def host(life: Path) -> Iterator[Server]:
     """A server whose repository may be changed."""
     (life / "failed.fail").touch()
-    models = [f"{name}=lives:Fickle" for name in NAMES if name != "async"]
-    models += ["async=lives:FickleAsync", "failed=lives:Fickle?", "two@1=lives:Fickle"]
-    models += ["two@2=lives:Fickle", "spare=fakes:LoadFalse?"]
+    models = [f"{name}=fakes.lives:Fickle" for name in NAMES if name != "async"]
+    models += [
+        "async=fakes.lives:FickleAsync",
+        "failed=fakes.lives:Fickle?",
+        "two@1=fakes.lives:Fickle",
+    ]
+    models += ["two@2=fakes.lives:Fickle", "spare=fakes:LoadFalse?"]
     with Server(
         f"--handlers={','.join(models)}",
         "--model_control=explicit",
@@ -543,7 +547,7 @@ def test_an_unload_as_the_server_starts_waits_for_the_load(
     """A model that is unloaded while it first loads ends up unloaded, and was told."""
     (tmp_path / "slow.hold").touch()
     server = serve(
-        "--handlers=slow=lives:Fickle",
+        "--handlers=slow=fakes.lives:Fickle",
         "--model_control=explicit",
         env={"LIFE_DIR": str(tmp_path), "GATE_DIR": str(tmp_path)},
     )

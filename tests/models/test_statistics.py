@@ -30,7 +30,7 @@ def host() -> Iterator[Server]:
         *(f"{name}=fakes:Echo" for name in ("echo", "single", "crowd", "idle", "both")),
         "echo@2=fakes:Echo",
         "raises=fakes:Raises",
-        "texts=v1_fakes:Texts",
+        "texts=fakes.v1:Texts",
         "double=fakes:KServeDouble",
         "undescribed=fakes:NoMetadata",
         "failed=fakes:LoadFalse?",

@@ -39,7 +39,7 @@ def host(life: Path) -> Iterator[Server]:
     (life / "half.fail").touch()
     models = [f"many@{version}=fakes:Tells" for version in reversed(ORDER)]
     models += ["words@zeta=fakes:Tells", "words@eta=fakes:Tells"]
-    models += ["half@1=fakes:Tells", "half@2=lives:Fickle?", "one=fakes:Tells"]
+    models += ["half@1=fakes:Tells", "half@2=fakes.lives:Fickle?", "one=fakes:Tells"]
     with Server(
         f"--handlers={','.join(models)}",
         "--model_control=explicit",

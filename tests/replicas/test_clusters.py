@@ -50,8 +50,8 @@ def ray(directory: Path) -> Iterator[Ray]:
 
 
 def joined(serve: Serve, ray: Ray | TwoNodes, *arguments: str, **models: Any) -> Server:
-    """A host with models `replica_fakes:Obeys` in the cluster."""
-    handlers = ",".join(f"{name}=replica_fakes:Obeys" for name in models)
+    """A host with models `fakes.replicas:Obeys` in the cluster."""
+    handlers = ",".join(f"{name}=fakes.replicas:Obeys" for name in models)
     server = serve(
         f"--handlers={handlers}",
         f"--ray_address={ray.address}",
@@ -85,7 +85,7 @@ def test_a_host_joins_a_cluster_with_the_token_of_a_file(
     path.write_text(ray.token)
     variables = {k: v for k, v in ray.variables.items() if "AUTH" not in k}
     server = serve(
-        "--handlers=m=replica_fakes:Obeys",
+        "--handlers=m=fakes.replicas:Obeys",
         "--models.m.replicas=1",
         f"--ray_address={ray.address}",
         f"--ray_token_file={path}",
@@ -139,7 +139,7 @@ def test_resources_that_no_own_ray_has_are_refused(serve: Serve) -> None:
 
 APART = """
 import os
-from support.replica_fakes import Obeys
+from support.fakes.replicas import Obeys
 
 class Apart(Obeys):
     pass

@@ -27,12 +27,12 @@ from support.wire import Reply, infer_both, infer_grpc, infer_rest, request, rpc
 pytestmark = pytest.mark.timeout(300)
 
 HANDLERS = (
-    "many=replica_fakes:Obeys",
-    "again=replica_fakes:Again",
-    "former=replica_fakes:Former",
-    "reuses=replica_fakes:Reuses",
-    "flawed=replica_fakes:Flawed?",
-    "local=replica_fakes:Obeys",
+    "many=fakes.replicas:Obeys",
+    "again=fakes.replicas:Again",
+    "former=fakes.replicas:Former",
+    "reuses=fakes.replicas:Reuses",
+    "flawed=fakes.replicas:Flawed?",
+    "local=fakes.replicas:Obeys",
 )
 MODELS = {
     "many": {"replicas": 2, "num_cpus": 0.5, "max_ongoing_requests": 2, "max_queue": 2},

@@ -1,159 +1,25 @@
-"""Load: handlers that are held while requests pile up, and clients that send them.
-
-The handlers are served as `load:Name`. The directory named in LOAD_DIR is what they and
-the tests share: a model's calls wait while `<model>.shut` is there, and each one adds a
-line to `<model>.ran`. A test sees both through a `Gate`.
+"""Load: clients that send many requests at once, over each protocol.
 
 A request is known by its name, the one element of its input, which is its answer too.
+The handlers that they ask are those of `fakes.held`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import os
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import httpx
-import numpy as np
 
-from oip_host import (
-    Datatype,
-    InferenceRequest,
-    InferenceResponse,
-    MetadataTensor,
-    ModelHandler,
-    ModelMetadataResponse,
-    ResponseOutput,
-)
 from oip_host.edge.grpc.messages import SERVICE, message
-
-if TYPE_CHECKING:
-    from support.process import Server
-
-PAUSE_S = 0.005
-DEADLINE_S = 120.0
-
-
-class Gate:
-    """What a test knows of a model's calls, and how it holds them."""
-
-    def __init__(self, directory: Path, model: str) -> None:
-        self.model = model
-        self._shut = directory / f"{model}.shut"
-        self._ran = directory / f"{model}.ran"
-
-    def shut(self) -> None:
-        """Have calls wait from now on."""
-        self._shut.touch()
-
-    def open(self) -> None:
-        """Let them go."""
-        self._shut.unlink(missing_ok=True)
-
-    @property
-    def is_shut(self) -> bool:
-        return self._shut.exists()
-
-    @property
-    def ran(self) -> list[str]:
-        """The names of the requests that the handler was called with, as they came."""
-        return self._ran.read_text().split() if self._ran.exists() else []
-
-    def note(self, names: list[str]) -> None:
-        """The handler was called, with a request or with a batch of them."""
-        with self._ran.open("a") as file:
-            file.write("".join(f"{name}\n" for name in names))
-
-
-# -- handlers -----------------------------------------------------------------
-
-
-class Held(ModelHandler):
-    """Answers its input when the gate is open."""
-
-    def infer(
-        self,
-        payload: InferenceRequest,
-        model_name: str,
-        model_version: str | None = None,
-    ) -> InferenceResponse:
-        gate = entered(payload, model_name)
-        end = time.monotonic() + DEADLINE_S
-        while gate.is_shut and time.monotonic() < end:
-            time.sleep(PAUSE_S)
-        return echoed(payload, model_name)
-
-    def model_metadata(
-        self, model_name: str, model_version: str | None = None
-    ) -> ModelMetadataResponse:
-        tensor = MetadataTensor(name="x", datatype=Datatype.BYTES, shape=[-1])
-        return ModelMetadataResponse(
-            name=model_name, platform="test", inputs=[tensor], outputs=[tensor]
-        )
-
-    def model_load(self, model_name: str) -> bool:
-        return True
-
-
-class HeldAsync(Held):
-    """The same as a coroutine, which can be cancelled."""
-
-    async def infer(  # type: ignore[override]
-        self,
-        payload: InferenceRequest,
-        model_name: str,
-        model_version: str | None = None,
-    ) -> InferenceResponse:
-        gate = entered(payload, model_name)
-        end = time.monotonic() + DEADLINE_S
-        while gate.is_shut and time.monotonic() < end:  # noqa: ASYNC110  # it is a file
-            await asyncio.sleep(PAUSE_S)
-        return echoed(payload, model_name)
-
-
-class Census(Held):
-    """Answers what the server has: blocks of memory, and garbage that it had.
-
-    The one is Python's own count after a collection, the other what that has found.
-    """
-
-    def infer(
-        self,
-        payload: InferenceRequest,
-        model_name: str,
-        model_version: str | None = None,
-    ) -> InferenceResponse:
-        garbage = gc.collect()
-        counts = np.array([sys.getallocatedblocks(), garbage], np.int64)
-        output = ResponseOutput.from_numpy("counts", counts)
-        return InferenceResponse(model_name=model_name, outputs=[output])
-
-
-def entered(payload: InferenceRequest, model: str) -> Gate:
-    """The model's gate, where every request of the call has been noted."""
-    gate = Gate(Path(os.environ["LOAD_DIR"]), model)
-    gate.note([element.decode() for element in payload.inputs[0].as_numpy().flat])
-    return gate
-
-
-def echoed(payload: InferenceRequest, model: str) -> InferenceResponse:
-    """The input as the output."""
-    x = payload.inputs[0]
-    output = ResponseOutput(name="x", shape=x.shape, datatype=x.datatype, data=x.data)
-    return InferenceResponse(model_name=model, outputs=[output])
-
-
-# -- clients ------------------------------------------------------------------
+from support.process import DEADLINE_S, Server
 
 CLOSED = "CLOSED"
 """The status of a request whose connection ended without an answer."""

@@ -65,7 +65,7 @@ def monitored(directory: Path) -> Iterator[Monitored]:
     entry = static_entry("tests", TOKEN, "infer", "metadata")
     tokens.write_text(json.dumps([entry]))
     with Server(
-        "--handlers=echo=fakes:Echo,raises=fakes:Raises,kserve=v1_fakes:Explains",
+        "--handlers=echo=fakes:Echo,raises=fakes:Raises,kserve=fakes.v1:Explains",
         f"--tls_cert_file={certificate}",
         f"--tls_key_file={key}",
         "--auth_enabled=true",

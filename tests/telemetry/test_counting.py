@@ -22,7 +22,8 @@ import pytest
 
 from oip_host.edge.grpc.messages import SERVICE, message
 from support.control import change
-from support.load import Clients, Gate, leave, numbered, rest_request, until, wire
+from support.fakes.held import Gate
+from support.load import Clients, leave, numbered, rest_request, until, wire
 from support.process import DEADLINE_S, Server, wait_for
 from support.scrapes import Series, risen, scrape, series
 from support.wire import ONE, infer_grpc, infer_rest, request, rpc
@@ -35,9 +36,9 @@ BYTES = "oip_request_bytes_total", "oip_response_bytes_total"
 LIMIT = 5000
 WAYS = ("rest", "grpc", "v1")
 KINDS = {
-    "thread": "load:Held",
-    "loop": "load:HeldAsync",
-    "batch": "load:Held",
+    "thread": "fakes.held:Held",
+    "loop": "fakes.held:HeldAsync",
+    "batch": "fakes.held:Held",
 }
 """The ways in which a model runs its calls, with one call at a time."""
 JSON = {"content-type": "application/json"}
@@ -61,9 +62,9 @@ def host(directory: Path) -> Iterator[Server]:
         "undescribed=fakes:NoMetadata",
         "gone=fakes:Echo",
         "failed=fakes:LoadFalse?",
-        "full=load:Held",
-        "late=load:Held",
-        "left=load:HeldAsync",
+        "full=fakes.held:Held",
+        "late=fakes.held:Held",
+        "left=fakes.held:HeldAsync",
         "reloaded=fakes:Echo",
         *(f"{kind}={handler}" for kind, handler in KINDS.items()),
     ]
@@ -527,7 +528,7 @@ async def test_workers_are_told_of_together(directory: Path, shut: Shut) -> None
     """
     gate, loads = shut("both"), directory / "gate"
     with Server(
-        "--handlers=both=load:Held,slow=fakes:SlowLoad",
+        "--handlers=both=fakes.held:Held,slow=fakes:SlowLoad",
         "--workers=2",
         env={"LOAD_DIR": str(directory), "SLOW_LOAD_GATE": str(loads)},
     ) as server:

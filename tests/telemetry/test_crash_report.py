@@ -19,7 +19,7 @@ from support.wire import request
 
 FAULT = "Fatal Python error: "
 FRAME = (
-    "File \"<handler '{0}' (crash_fakes:{0}, no distribution)>\", "
+    "File \"<handler '{0}' (fakes.crashes:{0}, no distribution)>\", "
     "line {1} in model 'fraud' version '1'"
 )
 
@@ -125,7 +125,7 @@ def test_a_fault_of_native_code_is_told_with_the_model_and_its_handler(
     handler: str, options: tuple[str, ...], serve: Callable[..., Server]
 ) -> None:
     """The last that a host says names the model and the handler that killed it."""
-    server = serve(f"--handlers=fraud=crash_fakes:{handler},ok=fakes:Echo", *options)
+    server = serve(f"--handlers=fraud=fakes.crashes:{handler},ok=fakes:Echo", *options)
     server.wait_until_ready()
     with pytest.raises(httpx.HTTPError):
         server.post("/v2/models/fraud/infer", json=request([1, 2], [1, 2]))
@@ -138,7 +138,7 @@ def test_a_worker_that_is_killed_says_why_and_another_one_serves(
     serve: Callable[..., Server],
 ) -> None:
     """The worker names the model, the supervisor the signal, and the host goes on."""
-    server = serve("--handlers=fraud=crash_fakes:Dies,ok=fakes:Echo", "--workers=2")
+    server = serve("--handlers=fraud=fakes.crashes:Dies,ok=fakes:Echo", "--workers=2")
     server.wait_until_ready()
     with pytest.raises(httpx.HTTPError):
         server.post("/v2/models/fraud/infer", json=request([1, 2], [1, 2]))
@@ -151,7 +151,7 @@ def test_a_worker_that_is_killed_says_why_and_another_one_serves(
 
 def test_a_fault_while_a_model_loads_is_told_with_the_model() -> None:
     """`check` too says which model killed it, and how."""
-    done = oip_host("check", "--handlers=ok=fakes:Echo,fraud=crash_fakes:DiesLoading")
+    done = oip_host("check", "--handlers=ok=fakes:Echo,fraud=fakes.crashes:DiesLoading")
     assert -signal.SIGABRT == done.returncode
     assert named(done.stderr, "DiesLoading"), done.stderr
 
@@ -172,7 +172,7 @@ def checked(handler: str) -> Any:
     """The states of `ok` and of a model that never loads, and the exit code."""
     done = oip_host(
         "check", "--json", "--timeout_s=2",
-        f"--handlers=ok=fakes:Echo,late=crash_fakes:{handler}",
+        f"--handlers=ok=fakes:Echo,late=fakes.crashes:{handler}",
     )  # fmt: skip
     models = json.loads(done.stdout)["models"]
     return [(m["state"], m["reason"]) for m in models], done.returncode
@@ -190,6 +190,6 @@ def test_check_gives_up_a_model_that_does_not_load_in_time(handler: str) -> None
 @pytest.mark.slow
 def test_check_ends_also_where_no_python_runs_any_more() -> None:
     """A load that holds the interpreter's lock ends with its traceback and 1."""
-    done = oip_host("check", "--timeout_s=0.5", "--handlers=late=crash_fakes:Holds")
+    done = oip_host("check", "--timeout_s=0.5", "--handlers=late=fakes.crashes:Holds")
     assert 1 == done.returncode
     assert "in model 'late' version '1'" in done.stderr

@@ -129,7 +129,7 @@ def test_an_id_that_would_break_a_line_is_replaced(log: Server, given: str) -> N
 def log() -> Any:
     """A host that logs JSON; most tests ask it with ids of their own."""
     access = '--access_log_format=%(client_addr)s "%(request_line)s" %(status_code)s'
-    options = ["--handlers=m=log_fakes:Logs", JSON, access, "--log_level=debug"]
+    options = ["--handlers=m=fakes.logs:Logs", JSON, access, "--log_level=debug"]
     with Server(*options) as server:
         yield server.wait_until_ready()
 
@@ -137,7 +137,7 @@ def log() -> Any:
 def test_every_line_is_json(serve: Serve) -> None:
     """Whoever writes it: host, KServe, access log, handler, Python's warnings."""
     access = "--access_log_format=%(request_line)s %(status_code)s"
-    handlers = "--handlers=m=log_fakes:Logs,broken=fakes:LoadRaises?"
+    handlers = "--handlers=m=fakes.logs:Logs,broken=fakes:LoadRaises?"
     server = serve(handlers, JSON, access).wait_until_ready()
     for document in (LIKED, DISLIKED):
         infer_rest(server, "m", document)
@@ -210,7 +210,7 @@ def test_the_access_log_has_the_id(log: Server) -> None:
 
 def test_a_change_of_state_has_its_model(serve: Serve) -> None:
     """Such lines have fields for model, version and state."""
-    server = serve("--handlers=m@7=log_fakes:Logs", JSON).wait_until_ready()
+    server = serve("--handlers=m@7=fakes.logs:Logs", JSON).wait_until_ready()
     one(server, model="m", version="7", state="READY")
     assert 0 == server.stop()
     one(server, model="m", version="7", state="UNAVAILABLE")
@@ -222,7 +222,7 @@ def test_a_change_of_state_has_its_model(serve: Serve) -> None:
 def test_a_batch_has_the_ids_of_all(serve: Serve, handler: str) -> None:
     """The handler's line belongs to each request that it answers in one call."""
     batching = ["--models.m.max_batch_size=2", "--models.m.max_batch_delay_ms=20000"]
-    server = serve(f"--handlers=m=log_fakes:{handler}", JSON, *batching)
+    server = serve(f"--handlers=m=fakes.logs:{handler}", JSON, *batching)
     server.wait_until_ready()
     with ThreadPoolExecutor(2) as pool:
         path = "/v2/models/m/infer"
@@ -261,7 +261,7 @@ def test_workers_and_their_supervisor_log_json(serve: Serve, tmp_path: Path) -> 
 
 def test_text_has_the_id_too(serve: Serve) -> None:
     """KServe's form, and behind the message whose request it was."""
-    server = serve("--handlers=m=log_fakes:Logs").wait_until_ready()
+    server = serve("--handlers=m=fakes.logs:Logs").wait_until_ready()
     server.post("/v2/models/m/infer", json=LIKED, **named("in-text"))
     asked = r" their\.module INFO \[.*\] asked as \[in-text\] request_id=in-text\n"
     told = r" oip_host\.latency model=m .* outcome=ok .* request_id=in-text\n"
@@ -282,7 +282,7 @@ def test_text_is_as_kserves() -> None:
 )
 def test_the_level_holds_for_all(level: str, told: list[str]) -> None:
     """From WARNING on neither host nor handler tells of what is as it should be."""
-    ended = oip_host("check", "--handlers=m=log_fakes:Logs", f"--log_level={level}")
+    ended = oip_host("check", "--handlers=m=fakes.logs:Logs", f"--log_level={level}")
     assert 0 == ended.returncode
     said = {"is READY": "host", "reads a file": "handler"}
     assert told == [who for text, who in said.items() if text in ended.stderr]

@@ -43,11 +43,11 @@ Serve = Callable[..., Server]
 SDK = re.compile(r"opentelemetry\.(sdk|exporter|proto)")
 
 HANDLERS = (
-    "m=traced_fakes:Traced",
-    "a=traced_fakes:Awaited",
-    "b=traced_fakes:Traced",
-    "ab=traced_fakes:Awaited",
-    "slow=traced_fakes:Traced",
+    "m=fakes.traces:Traced",
+    "a=fakes.traces:Awaited",
+    "b=fakes.traces:Traced",
+    "ab=fakes.traces:Awaited",
+    "slow=fakes.traces:Traced",
     "many=fakes:Echo",
 )
 OPTIONS = (
@@ -416,7 +416,7 @@ def test_log_lines_name_the_trace(host: Server, collector: Collector) -> None:
         return [line for line in found if line.get("trace_id") == own.trace]
 
     wait_for(lambda: len(lines()) == 2, "two lines with the trace")
-    said, finished = sorted(lines(), key=lambda line: line["logger"], reverse=True)
+    said, finished = sorted(lines(), key=lambda line: "oip_host" in line["logger"])
     assert ("within", own.id) == (said["message"], said["span_id"])
     assert "oip_host.latency" == finished["logger"]
 
@@ -437,7 +437,7 @@ def test_nothing_is_imported_where_the_host_does_not_trace(
     The API alone is imported, by newer FastAPIs.
     """
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **env}
-    server = serve("--handlers=m=traced_fakes:Modules", env=env).wait_until_ready()
+    server = serve("--handlers=m=fakes.traces:Modules", env=env).wait_until_ready()
     _, _, headers = client()
     answer = rest(server, "m", headers)
     told = answer.json()["parameters"]
@@ -586,13 +586,13 @@ def test_spans_go_where_the_variables_say(serve: Serve) -> None:
         "OTEL_TRACES_SAMPLER": "always_off",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
-    server = serve("--handlers=m=traced_fakes:Traced", env=env).wait_until_ready()
+    server = serve("--handlers=m=fakes.traces:Traced", env=env).wait_until_ready()
     told = rest(server, "m", {}).json()["parameters"]["traceparent"]
     assert not int(told[-2:], 16) & 1
     assert 0 == server.stop()
     assert '"name": "infer m"' not in server.log
     server = serve(
-        "--handlers=m=traced_fakes:Traced",
+        "--handlers=m=fakes.traces:Traced",
         env={**env, "OTEL_TRACES_SAMPLER": "always_on"},
     ).wait_until_ready()
     rest(server, "m", client(sampled=False)[2])
@@ -675,7 +675,7 @@ def test_a_replica_goes_on_with_the_trace(
     """Its spans are below the host's handler, by V2 and V1; baggage gets there too."""
     pytest.importorskip("ray", reason="Ray is not installed")
     server = serve(
-        "--handlers=r=traced_fakes:Traced,former=replica_fakes:Former",
+        "--handlers=r=fakes.traces:Traced,former=fakes.replicas:Former",
         "--models.r.replicas=1",
         "--models.former.replicas=1",
         env={

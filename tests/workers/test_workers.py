@@ -26,7 +26,8 @@ from oip_host.edge.grpc.messages import message
 from oip_host.errors import ConfigurationError
 from oip_host.workers import supervisor as workers
 from oip_host.workers.identity import WorkerIdentity
-from support.load import CLOSED, Clients, Gate, Outcome, numbered, until
+from support.fakes.held import Gate
+from support.load import CLOSED, Clients, Outcome, numbered, until
 from support.process import (
     COMMAND,
     DEADLINE_S,
@@ -40,7 +41,7 @@ from support.wire import ONE, infer_both, infer_grpc, infer_rest, rpc, rpc_error
 
 Serve = Callable[..., Server]
 CODE = 77
-"""The exit code of `worker_dies`."""
+"""The exit code of `fakes.worker_dies`."""
 READY = "/v2/health/ready"
 INDEX = "/v2/repository/index"
 
@@ -58,7 +59,7 @@ def pids(server: Server) -> dict[int, int]:
 
 
 def pid_of(document: dict[str, Any]) -> int:
-    """The id that a handler of `worker_fakes` answers."""
+    """The id that a handler of `fakes.workers` answers."""
     return int(document["outputs"][0]["data"][0])
 
 
@@ -81,8 +82,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(directory: Path) -> Iterator[Server]:
     """A host with two workers, whose models clients may change."""
     with Server(
-        "--handlers=pid=worker_fakes:Pid,m=worker_fakes:Pid,"
-        "environment=worker_fakes:Environment",
+        "--handlers=pid=fakes.workers:Pid,m=fakes.workers:Pid,"
+        "environment=fakes.workers:Environment",
         "--workers=2",
         "--model_control=explicit",
         env={"WORKER_DIR": str(directory), "OIP_DRAIN_DELAY_S": "0"},
@@ -134,7 +135,7 @@ def test_ready_means_every_worker(serve: Serve, tmp_path: Path) -> None:
     The same holds while a worker is replaced, and the others answer.
     """
     server = serve(
-        "--handlers=m=worker_fakes:SecondWaits",
+        "--handlers=m=fakes.workers:SecondWaits",
         "--workers=2",
         env={"WORKER_DIR": str(tmp_path)},
     )
@@ -357,7 +358,7 @@ def test_a_worker_that_cannot_start_is_tried_again_and_again(
 ) -> None:
     """After longer and longer waits, while the other one answers and is not ready."""
     server = serve(
-        "--handlers=m=worker_dies:Echo",
+        "--handlers=m=fakes.worker_dies:Echo",
         "--workers=2",
         env={"WORKER_DIR": str(tmp_path)},
     )
@@ -648,7 +649,7 @@ async def test_a_stop_under_load_loses_nothing(
 ) -> None:
     """What any worker accepted is answered; then nothing of the host is left."""
     server = serve(
-        "--handlers=busy=load:Held,slow=load:Held",
+        "--handlers=busy=fakes.held:Held,slow=fakes.held:Held",
         "--workers=2",
         drain_delay_s=1.0,
         env={"LOAD_DIR": str(tmp_path), "TMPDIR": str(temporary)},
@@ -704,7 +705,7 @@ def test_the_workers_end_with_their_supervisor(
 ) -> None:
     """Also where nobody could tell them; the last one leaves no directory behind."""
     server = serve(
-        "--handlers=pid=worker_fakes:Pid",
+        "--handlers=pid=fakes.workers:Pid",
         "--workers=2",
         env={"WORKER_DIR": str(tmp_path), "TMPDIR": str(temporary)},
     ).wait_until_ready()
@@ -723,7 +724,7 @@ def test_an_interrupt_and_a_second_signal_reach_the_workers(
     Neither waits for the drain delay.
     """
     server = serve(
-        "--handlers=slow=load:Held",
+        "--handlers=slow=fakes.held:Held",
         "--workers=2",
         drain_delay_s=300,
         env={"LOAD_DIR": str(tmp_path)},
@@ -752,7 +753,7 @@ def test_an_interrupt_and_a_second_signal_reach_the_workers(
 def test_a_signal_while_workers_start_ends_all(serve: Serve, tmp_path: Path) -> None:
     """During imports, and while a worker that died waits for its next start."""
     server = serve(
-        "--handlers=m=worker_dies:Echo",
+        "--handlers=m=fakes.worker_dies:Echo",
         "--workers=3",
         env={"WORKER_DIR": str(tmp_path)},
     )
@@ -777,7 +778,7 @@ def test_a_signal_before_any_worker_listens_ends_all() -> None:
 
 PROGRAM = """
 from oip_host import AissembleOIPKServe
-from worker_fakes import Pid
+from fakes.workers import Pid
 
 model = AissembleOIPKServe("pid", Pid())
 model.load()
@@ -822,7 +823,7 @@ def test_a_program_with_a_wrong_configuration_ends(tmp_path: Path) -> None:
 def test_workers_listen_at_ipv6_too(serve: Serve, tmp_path: Path) -> None:
     """`::` takes both families, as it does for one process."""
     server = serve(
-        "--handlers=pid=worker_fakes:Pid",
+        "--handlers=pid=fakes.workers:Pid",
         "--workers=2",
         "--bind=::",
         env={"WORKER_DIR": str(tmp_path)},

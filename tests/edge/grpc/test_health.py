@@ -30,7 +30,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A model that stays, one that comes and goes, and one that failed."""
     life = tmp_path_factory.mktemp("life")
     with Server(
-        "--handlers=echo=fakes:Echo,guest=lives:Fickle,failed=fakes:LoadFalse?",
+        "--handlers=echo=fakes:Echo,guest=fakes.lives:Fickle,failed=fakes:LoadFalse?",
         "--model_control=explicit",
         env={"LIFE_DIR": str(life)},
     ) as server:
@@ -125,7 +125,9 @@ def test_watch_follows_a_load_at_the_start(
 ) -> None:
     """Who watches a server that starts is told when it is ready."""
     (tmp_path / "slow.hold").touch()
-    server = serve("--handlers=slow=lives:Fickle", env={"LIFE_DIR": str(tmp_path)})
+    server = serve(
+        "--handlers=slow=fakes.lives:Fickle", env={"LIFE_DIR": str(tmp_path)}
+    )
     with Watcher(server, "") as watcher, Watcher(server, "slow") as model:
         watcher.wait_for("NOT_SERVING")
         model.wait_for("NOT_SERVING")

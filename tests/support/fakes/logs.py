@@ -1,17 +1,13 @@
-"""Handlers that log, as `log_fakes:Name`."""
+"""Handlers that log, as `fakes.logs:Name`."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
 
 from oip_host import InferenceRequest, InferenceResponse, request_id
 
-if TYPE_CHECKING:
-    from support.fakes import Echo
-else:
-    from fakes import Echo
+from .echo import Echo
 
 log = logging.getLogger("their.module")
 

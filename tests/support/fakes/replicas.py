@@ -1,4 +1,4 @@
-"""Handlers for replicas, served as `replica_fakes:Name`; they do what a request says.
+"""Handlers for replicas, served as `fakes.replicas:Name`; they do what a request says.
 
 The directory named in REPLICA_DIR is what they and the tests share: `<model>.life` has
 a line for each load and unload, with the process.
@@ -21,13 +21,12 @@ from oip_host import (
     Datatype,
     InferenceRequest,
     InferenceResponse,
-    MetadataTensor,
-    ModelHandler,
-    ModelMetadataResponse,
     ModelReadyResponse,
     Parameters,
     ResponseOutput,
 )
+
+from .echo import Echo
 
 
 def shared(name: str) -> Path:
@@ -35,8 +34,10 @@ def shared(name: str) -> Path:
     return Path(os.environ["REPLICA_DIR"], name)
 
 
-class Obeys(ModelHandler):
+class Obeys(Echo):
     """A text is an order, and its outcome the answer; numbers come back."""
+
+    inputs = (("x", Datatype.BYTES, [-1]),)
 
     def infer(
         self,
@@ -86,14 +87,6 @@ class Obeys(ModelHandler):
                 shared(once).touch()
             os._exit(9)
         return "lives"
-
-    def model_metadata(
-        self, model_name: str, model_version: str | None = None
-    ) -> ModelMetadataResponse:
-        tensor = MetadataTensor(name="x", datatype=Datatype.BYTES, shape=[-1])
-        return ModelMetadataResponse(
-            name=model_name, platform="test", inputs=[tensor], outputs=[tensor]
-        )
 
     def model_load(self, model_name: str) -> bool:
         self._note(model_name, "load")

@@ -1,4 +1,4 @@
-"""Handlers that tell which worker they are in, served as `worker_fakes:Name`.
+"""Handlers that tell which worker they are in, served as `fakes.workers:Name`.
 
 The directory named in WORKER_DIR is what they and the tests share.
 """
@@ -9,16 +9,12 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from oip_host import InferenceRequest, InferenceResponse, Parameters, ResponseOutput
 
-if TYPE_CHECKING:
-    from support.fakes import FOREVER_S, Echo
-else:  # as the server, on whose path this directory is, finds it
-    from fakes import FOREVER_S, Echo
+from .echo import Echo, wait_while
 
 
 def shared(name: str) -> Path:
@@ -85,9 +81,7 @@ class SecondWaits(Pid):
         try:
             shared(f"{model_name}.first").touch(exist_ok=False)
         except FileExistsError:
-            end = time.monotonic() + FOREVER_S
-            while not shared("go").exists() and time.monotonic() < end:
-                time.sleep(0.01)
+            wait_while(lambda: not shared("go").exists())
         return True
 
 

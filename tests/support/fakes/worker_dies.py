@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from support.fakes import Echo
-else:  # as the server, on whose path this directory is, finds it
-    from fakes import Echo
+from .echo import Echo
 
 __all__ = ["Echo"]
 

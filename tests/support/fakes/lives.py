@@ -1,4 +1,4 @@
-"""Handlers whose lives the tests direct, served as `lives:Name`.
+"""Handlers whose lives the tests direct, served as `fakes.lives:Name`.
 
 The directory named in LIFE_DIR holds the tests' wishes and what became of them; its
 files are named for the model: `<model>.fail`, `<model>.hold`, `<model>.ill` are wishes,
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from oip_host import (
     Datatype,
@@ -22,10 +21,8 @@ from oip_host import (
     Parameters,
 )
 
-if TYPE_CHECKING:
-    from support.fakes import FOREVER_S, Echo, pass_gate
-else:  # as the server, on whose path this directory is, finds it
-    from fakes import FOREVER_S, Echo, pass_gate
+from .echo import Echo, wait_while
+from .gates import pass_gate
 
 
 def life(model: str, what: str) -> Path:
@@ -50,9 +47,7 @@ class Fickle(Echo):
 
     def model_load(self, model_name: str) -> bool:
         life(model_name, "loading").touch()
-        end = time.monotonic() + FOREVER_S
-        while life(model_name, "hold").exists() and time.monotonic() < end:
-            time.sleep(0.005)
+        wait_while(life(model_name, "hold").exists)
         if life(model_name, "fail").exists():
             raise RuntimeError("no weights today")
         return True

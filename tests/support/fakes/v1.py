@@ -1,8 +1,8 @@
-"""Handlers and models for the V1 protocol, served as `v1_fakes:Name`."""
+"""Handlers and models for the V1 protocol, served as `fakes.v1:Name`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,57 +10,38 @@ from oip_host import (
     Datatype,
     InferenceRequest,
     InferenceResponse,
-    MetadataTensor,
-    ModelMetadataResponse,
     ResponseOutput,
 )
 
-if TYPE_CHECKING:
-    from support.fakes import Echo, KServeDouble
-else:  # as the server, on whose path this directory is, finds it
-    from fakes import Echo, KServeDouble
+from .echo import Echo
+from .kserve_models import KServeDouble
 
 
-class Described(Echo):
-    """Echoes inputs of the datatypes that a subclass names."""
-
-    datatypes: tuple[Datatype, ...] = (Datatype.BYTES,)
-
-    def model_metadata(
-        self, model_name: str, model_version: str | None = None
-    ) -> ModelMetadataResponse:
-        tensors = [
-            MetadataTensor(name=f"x{n}", datatype=datatype, shape=[-1])
-            for n, datatype in enumerate(self.datatypes)
-        ]
-        return ModelMetadataResponse(
-            name=model_name, platform="test", inputs=tensors, outputs=tensors
-        )
-
-
-class Texts(Described):
+class Texts(Echo):
     """One input of BYTES."""
 
+    inputs = (("x0", Datatype.BYTES, [-1]),)
 
-class Integers(Described):
+
+class Integers(Echo):
     """One input of INT8."""
 
-    datatypes = (Datatype.INT8,)
+    inputs = (("x0", Datatype.INT8, [-1]),)
 
 
-class Pair(Described):
+class Pair(Echo):
     """Two inputs, a number and a text."""
 
-    datatypes = (Datatype.FP32, Datatype.BYTES)
+    inputs = (("x0", Datatype.FP32, [-1]), ("x1", Datatype.BYTES, [-1]))
 
 
-class Nothing(Described):
+class Nothing(Echo):
     """No input, for which V1 has no words."""
 
-    datatypes = ()
+    inputs = ()
 
 
-class Hexadecimal(Described):
+class Hexadecimal(Texts):
     """Tells what the elements of its input are: text, or bytes in hexadecimal."""
 
     def infer(

@@ -1,4 +1,4 @@
-"""Handlers for tracing, served as `traced_fakes:Name`; numbers come back.
+"""Handlers for tracing, served as `fakes.traces:Name`; numbers come back.
 
 A handler that is traced makes a span of its own, `own`, where a request says so by its
 parameter `span`; what OpenTelemetry has as baggage it answers as a parameter.
@@ -11,17 +11,14 @@ import builtins
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import oip_host
 from oip_host import InferenceRequest, InferenceResponse, Parameters
 
-if TYPE_CHECKING:
-    from support.fakes import Echo
-else:  # as the server, on whose path this directory is, finds it
-    from fakes import Echo
+from .echo import Echo
 
-log = logging.getLogger("traced_fakes")
+log = logging.getLogger("fakes.traces")
 
 
 class Modules(Echo):
@@ -81,7 +78,7 @@ def _own(told: dict[str, Any]) -> Parameters:
     from opentelemetry import baggage, propagate, trace
 
     if told.get("span"):
-        with trace.get_tracer("traced_fakes").start_as_current_span("own"):
+        with trace.get_tracer("fakes.traces").start_as_current_span("own"):
             log.info("within")
     if "raise" in told:
         name, text = str(told["raise"]), "the secret of the request"

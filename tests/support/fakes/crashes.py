@@ -1,4 +1,4 @@
-"""Handlers that end their process or never end, served as `crash_fakes:Name`."""
+"""Handlers that end their process or never end, served as `fakes.crashes:Name`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import asyncio
 import ctypes
 import os
 import time
-from typing import TYPE_CHECKING
 
 from oip_host import InferenceRequest, InferenceResponse
 
-if TYPE_CHECKING:
-    from support.fakes import Echo
-else:  # as the server, on whose path this directory is, finds it
-    from fakes import Echo
-
-FOREVER_S = 1000.0
+from .echo import FOREVER_S, Echo
 
 
 class Dies(Echo):

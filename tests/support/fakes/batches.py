@@ -1,4 +1,4 @@
-"""Handlers that tell what they were called with, served as `batch_fakes:Name`.
+"""Handlers that tell what they were called with, served as `fakes.batches:Name`.
 
 The files in the directory named in BATCH_DIR are named for the model: `<model>.calls`
 has a line for each call, and a call waits for as long as there is `<model>.shut`.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,11 @@ from oip_host import (
     Datatype,
     InferenceRequest,
     InferenceResponse,
-    MetadataTensor,
-    ModelHandler,
-    ModelMetadataResponse,
     ModelReadyResponse,
     ResponseOutput,
 )
+
+from .echo import Echo, wait_on_loop_while, wait_while
 
 ACCIDENTS: dict[float, Callable[[], BaseException]] = {
     -1: partial(ValueError, "a number is negative"),
@@ -87,8 +85,10 @@ def begin(payload: InferenceRequest, model_name: str) -> Calls:
     return calls
 
 
-class Batched(ModelHandler):
+class Batched(Echo):
     """Answers its inputs as its outputs, and its parameters; numbers make accidents."""
+
+    inputs = (("x", Datatype.FP32, [-1, 1]),)
 
     def infer(
         self,
@@ -97,9 +97,7 @@ class Batched(ModelHandler):
         model_version: str | None = None,
     ) -> InferenceResponse:
         calls = begin(payload, model_name)
-        end = time.monotonic() + 60
-        while calls.are_held and time.monotonic() < end:
-            time.sleep(0.002)
+        wait_while(lambda: calls.are_held)
         return self.answer(payload, model_name)
 
     def answer(self, payload: InferenceRequest, model_name: str) -> InferenceResponse:
@@ -115,17 +113,6 @@ class Batched(ModelHandler):
             model_name=model_name, parameters=payload.parameters, outputs=outputs
         )
 
-    def model_metadata(
-        self, model_name: str, model_version: str | None = None
-    ) -> ModelMetadataResponse:
-        tensor = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1, 1])
-        return ModelMetadataResponse(
-            name=model_name, platform="test", inputs=[tensor], outputs=[tensor]
-        )
-
-    def model_load(self, model_name: str) -> bool:
-        return True
-
 
 class BatchedAsync(Batched):
     """The same as coroutines; `<model>.cancelled` tells that a call was cancelled."""
@@ -138,8 +125,7 @@ class BatchedAsync(Batched):
     ) -> InferenceResponse:
         calls = begin(payload, model_name)
         try:
-            while calls.are_held:  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
+            await wait_on_loop_while(lambda: calls.are_held)
         except asyncio.CancelledError:
             (Path(os.environ["BATCH_DIR"]) / f"{model_name}.cancelled").touch()
             raise
@@ -162,6 +148,5 @@ class Probed(Batched):
         self, model_name: str, model_version: str | None = None
     ) -> ModelReadyResponse:
         calls = Calls(Path(os.environ["BATCH_DIR"]), f"{model_name}-ready")
-        while calls.are_held:
-            time.sleep(0.002)
+        wait_while(lambda: calls.are_held)
         return ModelReadyResponse(name=model_name, ready=True)
