@@ -13,7 +13,7 @@ from oip_host import ModelPath, model_file
 from oip_host.config.handler_settings import build_settings, resolve_paths
 from oip_host.config.model_dir import find_default_path
 from oip_host.config.sources import Origin, Values
-from oip_host.replicas.replica import Blueprint, Given
+from oip_host.replicas.replica import Blueprint, RawSettings
 from support.process import oip_host
 from support.wheels import REQUIRED, Wheel
 
@@ -147,8 +147,8 @@ def test_a_replica_of_another_environment_looks_itself(tmp_path: Path) -> None:
     """Where only the replica knows the handler, it finds the paths there."""
     (tmp_path / "fraud").mkdir()
     target = f"{__name__}:Reads"
-    apart = Given(given(labels="names.txt"), str(tmp_path))
-    handler = Blueprint("fraud", "1", Reads, target, given=apart).make()
+    apart = RawSettings(given(labels="names.txt"), str(tmp_path))
+    handler = Blueprint("fraud", "1", Reads, target, settings=apart).make()
     assert handler.settings.path == tmp_path / "fraud"
     assert handler.settings.labels == tmp_path / "names.txt"
 

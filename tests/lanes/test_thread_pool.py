@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from oip_host.lanes import thread_pool as threads
-from oip_host.lanes.thread_pool import Threads
+from oip_host.lanes.thread_pool import ThreadPool
 from support.process import DEADLINE_S
 
 NEVER_S = 3600.0
@@ -53,7 +53,7 @@ async def until(condition: Callable[[], object], seconds: float = DEADLINE_S) ->
 
 async def test_quick_tasks_share_one_thread() -> None:
     """No task, no thread; tasks that get on need no other."""
-    pool = Threads(held_up_s=NEVER_S)  # a machine that pauses is no task
+    pool = ThreadPool(held_up_s=NEVER_S)  # a machine that pauses is no task
     assert 0 == len(pool)
     for _ in range(20):
         tasks = [Quick() for _ in range(10)]
@@ -66,7 +66,7 @@ async def test_quick_tasks_share_one_thread() -> None:
 
 async def test_a_task_that_holds_up_its_thread_does_not_hold_up_the_others() -> None:
     """Each gets a thread, and there are no more than tasks."""
-    pool = Threads()
+    pool = ThreadPool()
     held = [Held() for _ in range(9)]
     for task in held:
         pool.start(task)
@@ -91,7 +91,7 @@ async def test_a_task_that_holds_up_its_thread_does_not_hold_up_the_others() -> 
 
 async def test_what_a_task_returns_is_run_after_what_waits() -> None:
     """A lane with many calls lets the others have their turn."""
-    pool = Threads(held_up_s=NEVER_S)  # nobody else comes to help
+    pool = ThreadPool(held_up_s=NEVER_S)  # nobody else comes to help
     order: list[str] = []
 
     class Named(Quick):
@@ -117,7 +117,7 @@ async def test_what_a_task_returns_is_run_after_what_waits() -> None:
 
 async def test_threads_that_are_not_needed_end_and_come_back() -> None:
     """After some time without work there are none."""
-    pool = Threads(idle_s=0.02)
+    pool = ThreadPool(idle_s=0.02)
     for _ in range(3):
         held = [Held() for _ in range(4)]
         for task in held:
@@ -133,7 +133,7 @@ async def test_a_task_that_meets_the_end_of_an_idle_thread_is_run(
     pause_s: float,
 ) -> None:
     """Whenever a task comes, there is a thread for it."""
-    pool = Threads(idle_s=0.0005)
+    pool = ThreadPool(idle_s=0.0005)
     for _ in range(300):
         task = Quick()
         pool.start(task)
@@ -144,7 +144,7 @@ async def test_a_task_that_meets_the_end_of_an_idle_thread_is_run(
 
 async def test_closing_ends_the_threads_after_their_work() -> None:
     """What was started is run; twice does no harm."""
-    pool = Threads()
+    pool = ThreadPool()
     last = Held()
     first = Held(following=last)
     last.go.set()
@@ -159,9 +159,9 @@ async def test_closing_ends_the_threads_after_their_work() -> None:
 def test_the_threads_of_a_loop_end_with_it() -> None:
     """One loop has one pool; without the loop nobody would call its threads."""
 
-    async def use() -> Threads:
-        pool = threads.shared()
-        assert pool is threads.shared()
+    async def use() -> ThreadPool:
+        pool = threads.shared_pool()
+        assert pool is threads.shared_pool()
         task = Quick()
         pool.start(task)
         await until(task.ended.is_set)
@@ -178,7 +178,7 @@ def test_the_threads_of_a_loop_end_with_it() -> None:
 
 async def test_many_tasks_from_many_lanes_are_all_run() -> None:
     """Also where threads are called, become idle and end all the time."""
-    pool = Threads(idle_s=0.001)
+    pool = ThreadPool(idle_s=0.001)
     done: list[int] = []
 
     class Chain:

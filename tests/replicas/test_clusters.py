@@ -117,7 +117,7 @@ def test_the_next_host_clears_up_after_one_that_was_killed(
     killed.wait()
     server = joined(serve, ray, other={"replicas": 1})
     wait_for(lambda: not os.path.exists(f"/proc/{process}"), "the end of the replica")
-    assert "deleting the replicas of a host that is no more" in server.log
+    assert "deleting replicas left behind by a dead host" in server.log
     assert told(server, "other", "tell process")
 
 
@@ -319,7 +319,7 @@ def test_a_ray_that_breaks_takes_no_host_with_it(serve: Serve) -> None:
         if "gcs_server" in process.name():
             process.kill()
     wait_for(lambda: server.get("/v2/health/ready").status_code == 503, "unreadiness")
-    reason = "model 'm' version '1' is not ready: Ray does not tell of its replicas"
+    reason = "model 'm' version '1' is not ready: Ray does not report its replicas"
     assert reason == server.get("/v2/health/ready").json()["error"]
     assert 200 == infer_rest(server, "local", request([1.0], [1])).status
     assert 0 == server.stop()

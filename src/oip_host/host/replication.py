@@ -11,7 +11,7 @@ from oip_host.host.model_configuration import ImportedHandler, ModelConfiguratio
 from oip_host.plugins.choice import Choice
 from oip_host.replicas.cluster import Cluster
 from oip_host.replicas.handler import Replicated, deployment_options
-from oip_host.replicas.replica import Blueprint, Given, local_path
+from oip_host.replicas.replica import Blueprint, RawSettings, local_path
 
 __all__ = ["find_missing_tools", "replicated_source"]
 
@@ -51,7 +51,7 @@ def replicated_source(
         choice.entry.target if is_remote else imported.handler,
         choice.entry.target,
         configured.arguments,
-        Given(configured.values, model_dir) if is_remote else None,
+        RawSettings(configured.values, model_dir) if is_remote else None,
         options.max_concurrency,
         () if is_remote else local_path(),
     )

@@ -30,28 +30,28 @@ class BaseModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
 
     @abstractmethod
     async def load_handler(self) -> bool:
-        """Load the model; tells whether it is ready."""
+        """Load the model, and return whether it is ready."""
 
     @abstractmethod
     async def unload_handler(self) -> None:
-        """Answer what is in flight and let the model go."""
+        """Answer what is in flight, and release the handler."""
 
     @abstractmethod
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
-        """The answer to a V2 request; raises OIPError."""
+        """Return the answer to a V2 request; raises OIPError."""
 
     @abstractmethod
     async def predict_v1(
         self, body: Any, headers: dict[str, str], verb: Any
     ) -> tuple[Any, dict[str, str]]:
-        """The answer to a V1 request and its headers; raises OIPError."""
+        """Return the answer to a V1 request and its headers; raises OIPError."""
 
     @abstractmethod
     def described(self) -> ModelMetadataResponse | None:
-        """The metadata, where there are some."""
+        """Return the metadata, where there are some."""
 
     def load(self) -> bool:
-        """Load the model and tell whether it is ready, for programs without a host.
+        """Load the model and return whether it is ready, for programs without a host.
 
         KServe's data plane also calls it inline, on its event loop, for a model that is
         not ready; there it loads nothing.
@@ -63,10 +63,10 @@ class BaseModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
         return bool(self.ready)
 
     def start(self) -> None:
-        """Nothing: KServe would set `ready` here, also after a failed load."""
+        """Do nothing: KServe would set `ready` here, also after a failed load."""
 
     def stop(self) -> None:
-        """Let the handler go, as far as KServe's shutdown waits for it."""
+        """Release the handler, as far as KServe's shutdown waits for it."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -77,7 +77,7 @@ class BaseModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
     async def __call__(
         self, body: Any, headers: dict[str, str] | None = None, verb: Any = None
     ) -> tuple[Any, dict[str, str]]:
-        """KServe's entry: an `InferRequest` (V2), or a dictionary (V1)."""
+        """Answer an `InferRequest` (V2), or a dictionary (V1)."""
         try:
             if isinstance(body, kserve.InferRequest):
                 answer = await self.infer(request_from_kserve(body))
@@ -93,11 +93,11 @@ class BaseModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
             raise _NotImplemented(str(error)) from error
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """The inputs of the metadata, in KServe's form."""
+        """Return the inputs of the metadata, in KServe's form."""
         return _types(getattr(self.described(), "inputs", []))
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """The outputs of the metadata, in KServe's form."""
+        """Return the outputs of the metadata, in KServe's form."""
         return _types(getattr(self.described(), "outputs", []))
 
 
@@ -108,7 +108,7 @@ class _NotImplemented(NotSupported, NotImplementedError):
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run it on a loop of its own.
+    """Run a coroutine on a loop of its own.
 
     `asyncio.run` would leave the thread without a current loop, and a stock KServe
     server that starts after that needs one.

@@ -61,14 +61,14 @@ class _Input(InferInput):  # type: ignore[misc]  # kserve has no types
             self.__dict__["_assigned"] = value
 
     def as_numpy(self) -> NDArray[Any]:
-        """The tensor as an array of its shape, without a copy where there is one."""
+        """Return the tensor as an array of its shape, without a copy if it is one."""
         if "_assigned" in self.__dict__ or self._raw_data is not None:
             return super().as_numpy()  # type: ignore[no-any-return]
         return self._tensor.as_numpy()
 
 
 def request_to_kserve(request: InferenceRequest, model_name: str) -> InferRequest:
-    """What a `kserve.Model` expects as its payload."""
+    """Return a request as a `kserve.Model` expects it."""
     outputs = None
     if request.outputs:
         outputs = [
@@ -85,7 +85,7 @@ def request_to_kserve(request: InferenceRequest, model_name: str) -> InferReques
 
 
 def request_from_kserve(request: InferRequest) -> InferenceRequest:
-    """The host's message for a request that KServe decoded."""
+    """Return the host's message for a request that KServe decoded."""
     outputs = [
         RequestOutput(name=o.name, parameters=_parameters(o.parameters))
         for o in getattr(request, "request_outputs", None) or ()
@@ -108,7 +108,7 @@ def request_from_kserve(request: InferRequest) -> InferenceRequest:
 
 
 def response_from_kserve(response: Any, model_name: str) -> InferenceResponse:
-    """The host's message for what a `kserve.Model` answered to a V2 request.
+    """Return the host's message for what a `kserve.Model` answered to V2.
 
     Takes an `InferResponse`, or a dictionary in the protocol's own form. Raises
     TypeError for anything else.
@@ -137,7 +137,7 @@ def response_from_kserve(response: Any, model_name: str) -> InferenceResponse:
 
 
 def response_to_kserve(response: InferenceResponse) -> InferResponse:
-    """What KServe's data plane encodes as the answer.
+    """Return an answer as KServe's data plane encodes it.
 
     Always with an id, empty where there is none: its REST model demands one.
     """
@@ -180,7 +180,7 @@ def _elements(tensor: Any) -> TensorData:
 
 
 def _parameters(parameters: Any) -> Parameters | None:
-    """Parameters from a dictionary or from KServe's map of protobuf messages."""
+    """Read parameters from a dictionary or from KServe's map of protobuf messages."""
     if not parameters:
         return None
     plain = {}

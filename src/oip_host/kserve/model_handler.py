@@ -48,13 +48,13 @@ class KServeModelHandler:
     async def model_ready(
         self, model_name: str, model_version: str | None = None
     ) -> ModelReadyResponse:
-        """Whether the model calls itself healthy."""
+        """Return whether the model calls itself healthy."""
         return ModelReadyResponse(name=model_name, ready=await self.model.healthy())
 
     async def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
-        """The model's input and output types; without them the lists are empty."""
+        """Return the model's input and output types; without them empty lists."""
         return ModelMetadataResponse(
             name=model_name,
             platform="kserve",
@@ -68,25 +68,25 @@ class KServeModelHandler:
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
-        """The answer to a V2 request."""
+        """Return the answer to a V2 request."""
         answer = await self.model(request_to_kserve(payload, model_name), headers={})
         response = answer[0] if isinstance(answer, tuple) else answer
         return response_from_kserve(response, model_name)
 
     async def predict_v1(self, body: Any, headers: dict[str, str], verb: Any) -> Any:
-        """The answer to a V1 request (`{"instances": …}`), with its headers."""
+        """Return the answer to a V1 request (`{"instances": …}`), with its headers."""
         return await self.model(body, headers=headers, verb=verb)
 
 
 async def _tensors(types: Any) -> list[MetadataTensor]:
-    described = types()
-    if inspect.isawaitable(described):
-        described = await described
+    tensors = types()
+    if inspect.isawaitable(tensors):
+        tensors = await tensors
     return [
         MetadataTensor(
             name=tensor["name"],
             datatype=Datatype(tensor["datatype"]),
             shape=tensor["shape"],
         )
-        for tensor in described
+        for tensor in tensors
     ]

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Any
 
 from oip_handler.errors import DeadlineExceeded, OIPError, Overloaded
-from oip_host.lanes import thread_pool as threads
+from oip_host.lanes.thread_pool import ThreadPool, shared_pool
 
 __all__ = ["Job", "Lane", "LoopLane", "ThreadLane"]
 
@@ -78,16 +78,16 @@ class Job:
             raise
 
     def run(self) -> Job | None:
-        """Run the call in this thread; returns the one that may run next."""
+        """Run the call in this thread, and return the one that may run next."""
         return self.lane.work(self)
 
     def cancel(self) -> None:
-        """Give the call up: its place is free if it has not started."""
+        """Give up the call: its place is free if it has not started."""
         self.future.cancel()
         self.lane.abandon(self)
 
     def times(self) -> tuple[float, float]:
-        """Seconds in the queue and in the call, until now where it has not ended."""
+        """Return seconds in the queue and in the call, until now if it goes on."""
         if not self.started_at:
             return time.perf_counter() - self.queued_at, 0.0
         ended_at = self.finished_at or time.perf_counter()
@@ -116,7 +116,7 @@ class Lane(ABC):
 
     @property
     def waiting(self) -> int:
-        """How many of those have not started."""
+        """How many of the pending calls have not started."""
         return sum(not job.started_at for job in list(self._live))
 
     @property
@@ -155,10 +155,10 @@ class Lane(ABC):
 
     @abstractmethod
     def _start(self, job: Job) -> None:
-        """Have the job run elsewhere; `_finish` it from there."""
+        """Start the job elsewhere; `_finish` is called from there."""
 
     def _finish(self, job: Job, result: Any, error: BaseException | None) -> None:
-        """Hand a result back to the server's loop. Called where the job ran."""
+        """Pass a result to the server's loop. Called where the job ran."""
         job.finished_at = time.perf_counter()
         self._done.append((job, result, error))
         if not self._waking:  # else a wake-up is under way and will find this one too
@@ -182,7 +182,7 @@ class Lane(ABC):
                 job.future.set_exception(error)
 
     def _set_timer(self, deadline: float) -> None:
-        """Have `_expire` called at the deadline, which is the earliest of all.
+        """Call `_expire` at the deadline, which is the earliest of all.
 
         One timer serves all calls: it finds the next deadline when it goes off, so
         that calls which are answered in time cost none.
@@ -213,7 +213,7 @@ class Lane(ABC):
             self._set_timer(earliest)
 
     def abandon(self, job: Job) -> None:
-        """Nobody waits for a call any more; one that has not started never will."""
+        """Forget a call that nobody waits for; one that waits is never started."""
         if not job.started_at and not job.finished_at:
             job.abandoned = True
             job.args = None  # its tensors do not wait for the thread to come by
@@ -226,7 +226,7 @@ class Lane(ABC):
             self._empty = None
 
     def fail_pending(self, error: Exception) -> int:
-        """Fail every call that is not finished; tells how many there were."""
+        """Fail every call that is not finished, and return their number."""
         waiting = [job for job in self._live if not job.future.done()]
         for job in waiting:
             job.future.set_exception(error)
@@ -241,11 +241,11 @@ class Lane(ABC):
             await asyncio.shield(self._empty)
 
     def work(self, job: Job) -> Job | None:
-        """Run a call in this thread; returns the one that may run next."""
+        """Run a call in this thread, and return the one that may run next."""
         raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027  # most have nothing
-        """Let go of what is the lane's own. Calls that were accepted still run."""
+        """End what is the lane's own. Calls that were accepted still run."""
 
 
 class ThreadLane(Lane):
@@ -253,14 +253,15 @@ class ThreadLane(Lane):
 
     def __init__(self, name: str, max_concurrency: int, max_queue: int) -> None:
         super().__init__(name, max_concurrency, max_queue)
-        self._threads: threads.Threads
-        self._threads_of: asyncio.AbstractEventLoop | None = None
+        self._pool: ThreadPool
+        self._pool_loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         # what follows is read and written under the lock
         self._running = 0
         self._waiting: deque[Job] = deque()
 
     def abandon(self, job: Job) -> None:
+        """Forget a call, and take it out of the queue."""
         super().abandon(job)
         if job.abandoned:
             with self._lock, suppress(ValueError):
@@ -272,12 +273,12 @@ class ThreadLane(Lane):
                 self._waiting.append(job)
                 return
             self._running += 1
-        if self._threads_of is not self._loop:
-            self._threads, self._threads_of = threads.shared(), self._loop
-        self._threads.start(job)
+        if self._pool_loop is not self._loop:
+            self._pool, self._pool_loop = shared_pool(), self._loop
+        self._pool.start(job)
 
     def work(self, job: Job) -> Job | None:
-        """Run a call in this thread; returns the one that may run next."""
+        """Run a call in this thread, and return the one that may run next."""
         if not job.abandoned:
             self._run(job)
         with self._lock:
@@ -352,11 +353,13 @@ class LoopLane(Lane):
                 self._finish(job, result, None)
 
     def abandon(self, job: Job) -> None:
+        """Forget a call, and cancel it if it runs."""
         super().abandon(job)
         if job.task is not None and not job.finished_at:
             job.task.get_loop().call_soon_threadsafe(job.task.cancel)
 
     def close(self) -> None:
+        """End the loop, once its calls have ended."""
         if self._own is not None:
             asyncio.run_coroutine_threadsafe(self._end(self._tasks), self._own)
             self._own = None
@@ -368,7 +371,7 @@ class LoopLane(Lane):
 
 
 def contain(error: BaseException) -> Exception:
-    """An exception that may pass on to the waiting side without ending it."""
+    """Return an exception that can be raised where a caller waits, and end nothing."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     if isinstance(error, asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The threads that the lanes of an event loop share: one does the work while it can.
+"""The thread pool of an event loop, which its lanes share: one works while it can.
 
 A thread that is kept busy costs a fraction of one that is woken for each call. So the
 calls of all models go to one thread for as long as it gets on; where a call holds it
@@ -17,7 +17,7 @@ import weakref
 from collections import deque
 from typing import Protocol
 
-__all__ = ["IDLE_S", "Task", "Threads", "shared"]
+__all__ = ["IDLE_S", "Task", "ThreadPool", "shared_pool"]
 
 IDLE_S = 60.0
 """Seconds after which a thread that was not needed ends."""
@@ -25,29 +25,29 @@ HELD_UP_S = 0.001
 """Seconds in one call after which a thread does not count for what waits."""
 
 
-_of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Threads] = (
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadPool] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def shared() -> Threads:
-    """The threads of the running loop, which end with it."""
+def shared_pool() -> ThreadPool:
+    """Return the pool of the running loop, which ends with it."""
     loop = asyncio.get_running_loop()
-    threads = _of_loops.get(loop)
-    if threads is None:
-        threads = _of_loops[loop] = Threads()
-        weakref.finalize(loop, threads.close)
-    return threads
+    pool = _pools.get(loop)
+    if pool is None:
+        pool = _pools[loop] = ThreadPool()
+        weakref.finalize(loop, pool.close)
+    return pool
 
 
 class Task(Protocol):
     """What a thread runs."""
 
     def run(self) -> Task | None:
-        """Do the work; what is returned is queued behind what waits already."""
+        """Do the work, and return a task to queue behind those that wait."""
 
 
-class Threads:
+class ThreadPool:
     """A pool that grows only where calls are held up. `start` is called on the loop."""
 
     def __init__(self, idle_s: float = IDLE_S, held_up_s: float = HELD_UP_S) -> None:
@@ -59,26 +59,26 @@ class Threads:
         self._since: dict[int, float] = {}  # when each thread took up its task
         self._idle = 0
         self._ending = 0  # threads that shall end when there is nothing to do
-        self._most = 0  # threads at work at once since the last look
+        self._most = 0  # threads at work at once since the last trim
         # what follows belongs to the loop
-        self._looking = self._ticking = False
+        self._trimming = self._ticking = False
 
     def __len__(self) -> int:
         return len(self._since)
 
     def start(self, task: Task) -> None:
-        """Have a task run in some thread."""
+        """Run a task in some thread."""
         with self._lock:
             self._ready.append(task)
             nobody_works = self._idle == len(self._since)
             if nobody_works:
-                self._call(1)
+                self._engage(1)
         if not (nobody_works or self._ticking):
             self._ticking = True
-            asyncio.get_running_loop().call_later(self._held_up_s, self._tick)
+            asyncio.get_running_loop().call_later(self._held_up_s, self._relieve)
 
-    def _call(self, threads: int) -> None:
-        """Have so many more threads work; called under the lock."""
+    def _engage(self, threads: int) -> None:
+        """Wake or start so many more threads; called under the lock."""
         for _ in range(threads):
             if self._idle:
                 self._idle -= 1
@@ -96,12 +96,12 @@ class Threads:
                 # not held up before it has a task, however late the machine lets it run
                 self._since[thread.ident] = float("inf")
         self._most = max(self._most, len(self._since) - self._idle)
-        if self._since and not self._looking:
-            self._looking = True
-            asyncio.get_running_loop().call_later(self._idle_s, self._look)
+        if self._since and not self._trimming:
+            self._trimming = True
+            asyncio.get_running_loop().call_later(self._idle_s, self._trim)
 
-    def _tick(self) -> None:
-        """Call more threads where every one is held up while tasks wait."""
+    def _relieve(self) -> None:
+        """Engage more threads where every one is held up while tasks wait."""
         with self._lock:
             self._ticking = bool(self._ready)
             if not self._ready:
@@ -110,8 +110,8 @@ class Threads:
             working = len(self._since) - self._idle
             held_up = sum(since < before for since in self._since.values())
             if held_up >= working:
-                self._call(min(len(self._ready), max(held_up, 1)))
-        asyncio.get_running_loop().call_later(self._held_up_s, self._tick)
+                self._engage(min(len(self._ready), max(held_up, 1)))
+        asyncio.get_running_loop().call_later(self._held_up_s, self._relieve)
 
     def _work(self) -> None:
         me = threading.get_ident()
@@ -137,17 +137,17 @@ class Threads:
                 following = task.run()
             del task  # what it holds is not kept while there is nothing to do
 
-    def _look(self) -> None:
-        """End the threads that were not needed since the last look."""
+    def _trim(self) -> None:
+        """End the threads that were not needed since the last trim."""
         with self._lock:
             self._end(len(self._since) - self._most)
             self._most = len(self._since) - self._idle
-            self._looking = bool(self._since)
-        if self._looking:
-            asyncio.get_running_loop().call_later(self._idle_s, self._look)
+            self._trimming = bool(self._since)
+        if self._trimming:
+            asyncio.get_running_loop().call_later(self._idle_s, self._trim)
 
     def _end(self, threads: int) -> None:
-        """Have so many idle threads end; called under the lock."""
+        """End so many idle threads; called under the lock."""
         ending = min(threads, self._idle)
         self._ending += ending
         self._idle -= ending

@@ -60,7 +60,7 @@ class Batcher(Lane):
         return self.max_concurrency * self._max_batch_size + self.max_queue
 
     def set_limits(self, max_batch_size: int, delay_s: float) -> None:
-        """Make batches of another size, or after another time, from now on."""
+        """Apply another size of batches, and another time to wait for them."""
         with self._lock:
             self._max_batch_size, self._delay_s = max_batch_size, delay_s
 
@@ -70,7 +70,7 @@ class Batcher(Lane):
         return super().fail_pending(error) - behind
 
     def abandon(self, job: Job) -> None:
-        """Nobody waits for a call any more; with its last one a batch is given up."""
+        """Forget a call that nobody waits for; with its last one a batch ends too."""
         with self._lock:
             super().abandon(job)
             self._waiting.pop(job, None)
@@ -110,7 +110,7 @@ class Batcher(Lane):
             self._alarm = asyncio.get_running_loop().call_later(next_s, self._pump)
 
     def _collect_due(self) -> tuple[list[list[Job]], float]:
-        """The batches that are due, by age, and the seconds to the next one."""
+        """Return the batches that are due, by age, and the seconds to the next one."""
         now, next_s = time.perf_counter(), math.inf
         due: list[list[Job]] = []
         partly: dict[Hashable, tuple[list[Job], int]] = {}
@@ -146,7 +146,7 @@ class Batcher(Lane):
         return self._run(asked)
 
     def _hand_out(self, call: Job, future: asyncio.Future[Any]) -> None:
-        """Hand the outcomes of a batch back; what has to run apart waits once more."""
+        """Pass the outcomes of a batch on; what has to run alone waits again."""
         jobs = self._calls.pop(call)
         error = future.exception()
         outcomes = future.result() if error is None else [error] * len(jobs)

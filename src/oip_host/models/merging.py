@@ -50,7 +50,7 @@ class RunAlone(Exception):
 
 
 def batch_key(request: InferenceRequest) -> tuple[Hashable, int] | None:
-    """What requests that fit have in common, and the rows; None for one by itself."""
+    """Return what fitting requests have in common, and the rows; None: runs alone."""
     rows = count_rows(request)
     if rows < 1:
         return None
@@ -63,13 +63,13 @@ def batch_key(request: InferenceRequest) -> tuple[Hashable, int] | None:
 
 
 def count_rows(request: InferenceRequest) -> int:
-    """The first dimension that all inputs have in common; 0 where there is none."""
+    """Return the first dimension that all inputs have in common, or 0."""
     first = {tensor.shape[0] if tensor.shape else 0 for tensor in request.inputs}
     return first.pop() if len(first) == 1 else 0
 
 
 def _form(data: TensorData) -> Any:
-    """What a handler that reads lists can see of a tensor beside its shape."""
+    """Return what a handler that reads lists sees of a tensor beside its shape."""
     if data.array is None:  # as it comes from KServe's own server
         return type(data.root[0]) if isinstance(data.root, list) and data.root else None
     text = data.array.dtype == object and data.array.size
@@ -77,12 +77,12 @@ def _form(data: TensorData) -> Any:
 
 
 def _parameters(message: Any) -> dict[str, Any]:
-    """The parameters that requests in a batch have in common."""
+    """Return the parameters that requests in a batch have in common."""
     return {k: v for k, v in as_dict(message.parameters).items() if k not in _CODEC}
 
 
 def _key(message: Any) -> Hashable:
-    """The parameters by what they look like: 1 is neither True nor 1.0."""
+    """Return the parameters by their looks: 1 is neither True nor 1.0."""
     return frozenset(
         (name, repr(value)) for name, value in _parameters(message).items()
     )
@@ -165,7 +165,7 @@ def _encode(
 
 
 def merge(requests: Sequence[InferenceRequest]) -> InferenceRequest:
-    """One request, without an id, with the rows of all; they fit and were checked."""
+    """Return one request, without an id, with the rows of all; they fit together."""
     first = requests[0]
     if len(requests) == 1:
         return first
@@ -193,7 +193,7 @@ def _copy_with(message: Any, **changed: Any) -> Any:
 def split(
     answer: InferenceResponse, requests: Sequence[InferenceRequest]
 ) -> Sequence[InferenceResponse | Exception]:
-    """The rows of an answer, dealt out to the requests, each with its own id.
+    """Deal out the rows of an answer to the requests, each with its own id.
 
     Where an output has not as many rows as the inputs, each gets that fault. A request
     whose inputs have no rows in common gets the whole answer.

@@ -37,13 +37,13 @@ BATCHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 def watch(registry: Registry) -> None:
-    """Tell Prometheus of a registry's models for as long as there is the registry."""
+    """Export the metrics of a registry's models for as long as it exists."""
     _collector().registries.add(registry)
 
 
 @cache
 def _collector() -> ModelMetrics:
-    """The collector, once in a process: Prometheus's registry is the process's."""
+    """Return the collector of the process, as Prometheus's registry is."""
     REGISTRY.unregister(PREDICT_HIST_TIME)
     collector = ModelMetrics()
     REGISTRY.register(collector)
@@ -57,11 +57,11 @@ class ModelMetrics(Collector):
         self.registries: WeakSet[Registry] = WeakSet()
 
     def describe(self) -> Sequence[Metric]:
-        """The names of the families, without samples."""
+        """Return the names of the families, without samples."""
         return list(_families(()))
 
     def collect(self) -> Iterator[Metric]:
-        """The families with the samples of now."""
+        """Yield the families with their present samples."""
         models = {
             (model.name, model.version): model
             for registry in self.registries

@@ -14,7 +14,7 @@ __all__ = ["Registry", "newest_first"]
 
 
 def newest_first(version: str) -> tuple[int, list[int], str]:
-    """The sort key of a version: numbers by value, above any other text."""
+    """Return the sort key of a version: numbers by value, above any other text."""
     if re.fullmatch(r"\d+(\.\d+)*", version):
         return 1, [int(part) for part in version.split(".")], version
     return 0, [], version
@@ -39,15 +39,15 @@ class Registry:
         self._models[model.name] = {version: versions[version] for version in order}
 
     def names(self) -> list[str]:
-        """The models' names, in the order in which they were added."""
+        """Return the models' names, in the order in which they were added."""
         return list(self._models)
 
     def versions(self, name: str) -> list[str]:
-        """A model's versions, oldest first."""
+        """Return a model's versions, oldest first."""
         return list(reversed(self._models.get(name, {})))
 
     def find(self, name: str, version: str | None = None) -> Model:
-        """A model; without a version the newest ready one, or else the newest.
+        """Find a model; without a version the newest ready one, or else the newest.
 
         Raises ModelNotFound.
         """
@@ -70,12 +70,12 @@ class Registry:
         return newest
 
     def all_of(self, name: str) -> list[Model]:
-        """Every version of a model, newest first; raises ModelNotFound."""
+        """Return every version of a model, newest first; raises ModelNotFound."""
         self.find(name)
         return list(self._models[name].values())
 
     def matching(self, name: str, version: str | None) -> list[Model]:
-        """One version of a model, all of its versions, or without a name all models."""
+        """Return one version of a model, all of its versions, or without a name all."""
         if not name:
             return list(self)
         return [self.find(name, version)] if version else self.all_of(name)
@@ -83,14 +83,14 @@ class Registry:
     def statistics(
         self, name: str = "", version: str | None = None
     ) -> list[dict[str, Any]]:
-        """A `$model_stat` of each of the `matching` models; raises ModelNotFound."""
+        """Return a `$model_stat` of each `matching` model; raises ModelNotFound."""
         models = self.matching(name, version)
         return [
             model.statistics.document(model.name, model.version) for model in models
         ]
 
     async def unready(self) -> list[str]:
-        """Why the server is not ready: a line for each model that has to be ready.
+        """Return why the server is not ready: a line for each model that has to be.
 
         A model that somebody unloaded does not have to be.
         """
@@ -103,9 +103,9 @@ class Registry:
         ]
 
     def fail_pending(self, reason: str) -> int:
-        """Refuse every request that is not answered yet; tells how many there were."""
+        """Fail every request that is not answered yet, and return their number."""
         return sum(model.fail_pending(ModelNotReady(reason)) for model in self)
 
     async def unload(self) -> None:
-        """Answer what is in flight and let every handler go."""
+        """Answer what is in flight, and release every handler."""
         await asyncio.gather(*(model.unload_handler() for model in self))

@@ -28,7 +28,7 @@ class Repository:
         self._changes: set[asyncio.Task[None]] = set()
 
     def index(self, ready: bool = False) -> list[dict[str, str]]:
-        """Each model version with its state and reason; with `ready` those only."""
+        """Return each model version with state and reason; with `ready` those only."""
         return [
             {
                 "name": model.name,
@@ -54,13 +54,13 @@ class Repository:
     async def _load(self, name: str) -> None:
         async with self._locks[name]:
             models = self._registry.all_of(name)
-            failures = [await self._reloaded(model) for model in models]
+            failures = [await self._reload(model) for model in models]
         reasons = [str(failure) for failure in failures if failure is not None]
         if reasons:
             raise ModelNotReady("; ".join(reasons))
 
-    async def _reloaded(self, model: Model) -> ModelNotReady | None:
-        """Why the model did not load anew; None where it did."""
+    async def _reload(self, model: Model) -> ModelNotReady | None:
+        """Load the model anew; returns why it failed, or None."""
         await model.wait_until_settled()  # it may still load as the server starts
         fresh = model.copy_unloaded()
         if fresh is None:  # a handler that a program made: there is only this one
@@ -93,7 +93,7 @@ class Repository:
             await asyncio.gather(*(model.unload_handler() for model in versions))
 
     def check(self, name: str, parameters: Iterable[str] = ()) -> None:
-        """Whether the option lets anybody change this model, and whether it exists.
+        """Check that the option lets clients change this model, and that it exists.
 
         Raises what `load` and `unload` refuse with before they change anything.
         """
@@ -110,7 +110,7 @@ class Repository:
             )
 
     async def complete(self, change: Coroutine[Any, Any, None]) -> None:
-        """Make a change to its end, also where the client who asked for it leaves."""
+        """Finish a change, also where the client who requested it leaves."""
         task = asyncio.create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)

@@ -41,36 +41,36 @@ class ServerState:
         """Set when the drain delay is over: no call that has no end goes on."""
 
     async def start(self) -> None:
-        """Begin what is to be there before any model loads."""
+        """Start what has to run before any model loads."""
 
     async def close(self) -> None:
         """End it, when the last request has been answered."""
 
     def stays_unloaded(self, name: str) -> bool:
-        """Whether a model was unloaded before this process began."""
+        """Return whether a model was unloaded before this process began."""
         return False
 
     async def unready(self) -> list[str]:
-        """Why the server is not ready, a line for each reason; empty when it is."""
+        """Return why the server is not ready, a line for each reason; empty: it is."""
         if self.draining:
             return ["the server is shutting down"]
         return await self.registry.unready()
 
     async def check_ready(self, name: str, version: str | None = None) -> None:
-        """Raises ModelNotReady with the reason, and ModelNotFound."""
+        """Raise ModelNotReady with the reason, or ModelNotFound."""
         model = self.registry.find(name, version)
         if not await model.healthy():
             raise model.not_ready()
 
     async def health(self, discreet: bool) -> list[str]:
-        """`unready`; where that is told to everybody, yes or no and no more."""
+        """Return `unready`; to clients that may not know reasons, only that it is."""
         reasons = await self.unready()
         return ["the server is not ready"] if reasons and discreet else reasons
 
     async def model_health(
         self, name: str, version: str | None, discreet: bool
     ) -> None:
-        """`check_ready`; where that is told to everybody, yes or no and no more.
+        """Do as `check_ready`; clients that may not know reasons get none.
 
         An unknown model is then as one that is not ready.
         """
@@ -100,11 +100,11 @@ class ServerState:
         return self.registry.statistics(name, version)
 
     async def metrics(self) -> Collector:
-        """What Prometheus is told."""
+        """Return what has the metrics for Prometheus."""
         return REGISTRY
 
     def metadata(self) -> dict[str, Any]:
-        """The server's name, version and the protocol extensions that it serves."""
+        """Return the server's name, version and protocol extensions."""
         return {
             "name": "oip-host",
             "version": version("oip-host"),

@@ -40,12 +40,12 @@ class Body(dict[str, Any]):
     """
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The object as JSON text."""
+        """Return the object as JSON text."""
         return orjson.dumps(self).decode()
 
 
 def body(content: Any, headers: Mapping[str, str]) -> Any:
-    """A JSON body as its document, anything else as it is.
+    """Parse a JSON body, and return anything else as it is.
 
     KServe leaves it as bytes where the Content-Type has parameters (`; charset=utf-8`).
     Raises InvalidRequest.
@@ -64,7 +64,7 @@ def _document(content: bytes) -> Any:
 
 
 def request(content: Any, metadata: ModelMetadataResponse) -> InferenceRequest:
-    """The V2 request for `{"instances": [...]}`, one instance a row of the inputs.
+    """Return the V2 request for `{"instances": [...]}`, a row for each instance.
 
     Raises InvalidRequest, and NotSupported for a model that has no input.
     """
@@ -90,44 +90,46 @@ def request(content: Any, metadata: ModelMetadataResponse) -> InferenceRequest:
 
 
 def _columns(instances: list[Any], names: Sequence[str]) -> list[list[Any]]:
-    """The rows of each input, in the order of the names."""
+    """Return the rows of each input, in the order of the names."""
     if len(names) == 1 and not (instances and _is_row(instances[0])):
         return [instances]
     expected = set(names)
     for i, instance in enumerate(instances):
         if not isinstance(instance, dict) or instance.keys() != expected:
-            raise InvalidRequest(f"instances: element {i} {_misnamed(instance, names)}")
+            raise InvalidRequest(
+                f"instances: element {i} {_describe_mismatch(instance, names)}"
+            )
     return [[instance[name] for instance in instances] for name in names]
 
 
 def _is_row(instance: Any) -> bool:
-    """Whether it has inputs by name, and is not itself the bytes of an element."""
+    """Return whether it has inputs by name, and is not the bytes of an element."""
     return isinstance(instance, dict) and instance.keys() != _ENCODED
 
 
-def _misnamed(instance: Any, names: Sequence[str]) -> str:
-    expected = f"expected an object with {_listed(names)}"
+def _describe_mismatch(instance: Any, names: Sequence[str]) -> str:
+    expected = f"expected an object with {_list_names(names)}"
     if not isinstance(instance, dict):
-        return f"is no object, {expected}"
+        return f"is not an object, {expected}"
     missing = [name for name in names if name not in instance]
     unknown = [name for name in instance if name not in names]
     faults = {"has no": missing, "has the unknown": unknown}
-    said = [f"{fault} {_listed(found)}" for fault, found in faults.items() if found]
+    said = [f"{fault} {_list_names(found)}" for fault, found in faults.items() if found]
     return f"{' and '.join(said)}, {expected}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Names for an error text: the first five, and how many more there are."""
+def _list_names(names: Sequence[str]) -> str:
+    """List names for an error text: the first five, and how many more there are."""
     shown = ", ".join(f"'{name[:40]}'" for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _input(tensor: MetadataTensor, values: list[Any]) -> RequestInput:
-    """The rows of one input; TypeError or ValueError where they do not fit."""
+    """Make one input of its rows; TypeError or ValueError where they do not fit."""
     datatype = Datatype(datatype_name(tensor.datatype))
     if datatype is Datatype.BYTES:
         elements, shape = unnest(values)
-        array = from_list(_decoded(elements), datatype).reshape(shape)
+        array = from_list(_decode_base64(elements), datatype).reshape(shape)
     else:
         array = from_list(values, datatype)
     return RequestInput(
@@ -138,8 +140,8 @@ def _input(tensor: MetadataTensor, values: list[Any]) -> RequestInput:
     )
 
 
-def _decoded(elements: list[Any]) -> list[Any]:
-    """The elements, with the bytes of each `{"b64": "<base64>"}` in its place.
+def _decode_base64(elements: list[Any]) -> list[Any]:
+    """Return the elements, with the bytes of each `{"b64": "<base64>"}`.
 
     Whitespace in it does not count. Raises ValueError where it is no base64.
     """
@@ -152,12 +154,12 @@ def _decoded(elements: list[Any]) -> list[Any]:
             try:
                 decoded[i] = base64.b64decode("".join(text.split()), validate=True)
             except ValueError as error:
-                raise ValueError(f"element {i} is no base64: {error}") from None
+                raise ValueError(f"element {i} is not base64: {error}") from None
     return decoded
 
 
 def response(_: InferenceRequest, answer: InferenceResponse) -> dict[str, Any]:
-    """`{"predictions": [...]}`: the rows of the output, or of several by name."""
+    """Return `{"predictions": [...]}`: rows of the output, or of several by name."""
     columns = {tensor.name: _rows(tensor) for tensor in answer.outputs}
     if len(columns) == 1:
         return {"predictions": next(iter(columns.values()))}

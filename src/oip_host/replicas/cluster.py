@@ -1,4 +1,4 @@
-"""The applications of one host in Ray Serve: deployed, asked for, deleted.
+"""The applications of one host in Ray Serve: to deploy, watch and delete them.
 
 Ray is there from the first model that asks for it; `ray_join` says how.
 """
@@ -50,10 +50,10 @@ class Cluster:
         self.address = address
         self._token_file = token_file
         self._cpus = 0.0
-        self._one_at_a_time = threading.Lock()
+        self._changing = threading.Lock()
         """Held while Ray is started, deploys or is stopped."""
-        self._asking = threading.Lock()
-        self._asked: Future[dict[str, Application]] | None = None
+        self._state_lock = threading.Lock()
+        self._states: Future[dict[str, Application]] | None = None
         self._started = False
         self._prefix = ""
         self.on_joined: Callable[[], Any] = lambda: None
@@ -63,7 +63,7 @@ class Cluster:
         """The variables of OpenTelemetry for replicas of a host that traces."""
 
     def expect(self, cpus: float) -> None:
-        """Have the host's own Ray, when it starts, offer so many CPUs more."""
+        """Let the host's own Ray, when it starts, offer so many CPUs more."""
         self._cpus += cpus
 
     # -- applications ---------------------------------------------------------
@@ -75,25 +75,25 @@ class Cluster:
         options: Mapping[str, Any],
         argument: Any,
     ) -> Any:
-        """Have replicas made as an application; the handle to call them by.
+        """Deploy replicas as an application, and return the handle to call them by.
 
         `replica` is a class, or a deployment of Ray Serve. Returns before they run.
         """
-        return await _apart(self._deploy, name, replica, options, argument)
+        return await _await_in_thread(self._deploy, name, replica, options, argument)
 
     def _deploy(
         self, name: str, replica: Any, options: Mapping[str, Any], argument: Any
     ) -> Any:
-        with self._one_at_a_time:
+        with self._changing:
             self._start()
-            return self._deployed(name, replica, options, argument)
+            return self._run(name, replica, options, argument)
 
-    def _deployed(
+    def _run(
         self, name: str, replica: Any, options: Mapping[str, Any], argument: Any
     ) -> Any:
         from ray import serve
 
-        self._can_have(options.get("ray_actor_options") or {})
+        self._reject_impossible(options.get("ray_actor_options") or {})
         if isinstance(replica, type):
             replica = serve.deployment(replica)
         deployment = replica.options(
@@ -110,28 +110,28 @@ class Cluster:
         return handle
 
     async def state(self, name: str) -> Application:
-        """How an application is.
+        """Return how an application is.
 
-        All who ask at the same time wait for the same answer: a Ray in trouble may take
-        for ever.
+        Callers at the same time wait for the same answer: a Ray in trouble may never
+        give one.
         """
-        with self._asking:
-            if self._asked is None or self._asked.done():
-                self._asked = _in_a_thread(_applications)
-            asked = self._asked
-        found = await asyncio.shield(asyncio.wrap_future(asked))
-        return found.get(self._prefix + name, Application("NOT_STARTED", 0, ""))
+        with self._state_lock:
+            if self._states is None or self._states.done():
+                self._states = _run_in_thread(_applications)
+            states = self._states
+        applications = await asyncio.shield(asyncio.wrap_future(states))
+        return applications.get(self._prefix + name, Application("NOT_STARTED", 0, ""))
 
     async def delete(self, name: str) -> None:
-        """Have the replicas of an application unload and end; waits for that."""
-        if not await _apart(self._deleted, name):
+        """Let the replicas of an application unload and end, and wait for that."""
+        if not await _await_in_thread(self._delete, name):
             return
         while (await self.state(name)).status != "NOT_STARTED":  # noqa: ASYNC110
-            await asyncio.sleep(0.1)  # Ray tells nobody
+            await asyncio.sleep(0.1)  # Ray has no event for it
 
-    def _deleted(self, name: str) -> bool:
-        """Whether there is a Ray at all: to ask for none would start one."""
-        with self._one_at_a_time:  # it may be about to be deployed
+    def _delete(self, name: str) -> bool:
+        """Delete an application; False where there is no Ray, which is not started."""
+        with self._changing:  # it may be about to be deployed
             if self._started:
                 from ray import serve
 
@@ -144,7 +144,7 @@ class Cluster:
         """Join a Ray, once."""
         if self._started:
             return
-        job = self._own() if self.address is None else self._joined(self.address)
+        job = self._start_own() if self.address is None else self._join(self.address)
         # a name that no other host has in the cluster, also none that joins it later
         self._prefix = f"{PREFIX}-{job}-"
         self.on_joined()
@@ -153,20 +153,20 @@ class Cluster:
         if self.address is not None:
             self._clear_up()
 
-    def _joined(self, address: str) -> str:
+    def _join(self, address: str) -> str:
         return ray_join.join(address, self._token_file)
 
-    def _own(self) -> str:
+    def _start_own(self) -> str:
         """Start a Ray of the host's own and join it, at the second try if need be."""
         cpus = max(os.cpu_count() or 1, math.ceil(self._cpus))
         try:
             self._head, address = ray_join.start_head(cpus)
-            return self._joined(address)
+            return self._join(address)
         except ModelNotReady as error:
-            log.warning("%s; once more", error)
+            log.warning("%s; retrying", error)
             ray_join.end(self._head)
         self._head, address = ray_join.start_head(cpus)
-        return self._joined(address)
+        return self._join(address)
 
     def _clear_up(self) -> None:
         """Delete the applications of hosts that joined the cluster and were killed."""
@@ -178,11 +178,11 @@ class Cluster:
         for name in serve.status().applications:
             prefix, *job = name.split("-")[:2]
             if prefix == PREFIX and ended.intersection(job):
-                log.warning("deleting the replicas of a host that is no more: %s", name)
+                log.warning("deleting replicas left behind by a dead host: %s", name)
                 serve.delete(name, _blocking=False)
 
-    def _can_have(self, wanted: Mapping[str, Any]) -> None:
-        """Refuse what the host's own Ray will never have."""
+    def _reject_impossible(self, wanted: Mapping[str, Any]) -> None:
+        """Reject resources that the host's own Ray will never have."""
         if self.address is not None:
             return
         import ray
@@ -199,10 +199,10 @@ class Cluster:
     async def stop(self) -> None:
         """Leave the cluster, and end it if it is the host's own."""
         if self._started or self._head is not None:
-            await _apart(self._stop)
+            await _await_in_thread(self._stop)
 
     def _stop(self) -> None:
-        with self._one_at_a_time:
+        with self._changing:
             self._started = False
             head, self._head = self._head, None
             ray_join.end(head)
@@ -224,12 +224,12 @@ def _applications() -> dict[str, Application]:
     return applications
 
 
-async def _apart(function: Callable[..., T], *args: Any) -> T:
-    """What a function returns that may wait for long."""
-    return await asyncio.shield(asyncio.wrap_future(_in_a_thread(function, *args)))
+async def _await_in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Return what a function returns that may wait for long."""
+    return await asyncio.shield(asyncio.wrap_future(_run_in_thread(function, *args)))
 
 
-def _in_a_thread(function: Callable[..., T], *args: Any) -> Future[T]:
+def _run_in_thread(function: Callable[..., T], *args: Any) -> Future[T]:
     """Run a function in a thread of its own, which the host does not wait for to end.
 
     Ray waits for minutes for what is not there.

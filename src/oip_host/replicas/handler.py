@@ -1,6 +1,6 @@
 """A handler whose calls are answered by replicas in Ray Serve.
 
-To its model it is a handler like any other, with `async def` methods; what it asks is
+To its model it is a handler like any other, with `async def` methods; its calls are
 answered by a `Replica`. Batches, checks, limits and statistics stay in the host.
 """
 
@@ -37,16 +37,16 @@ __all__ = ["Replicated", "deployment_options"]
 
 log = logging.getLogger("oip_host")
 
-ASKED_EVERY_S = 0.1
-"""Seconds between two looks at replicas that start."""
-SAID_EVERY_S = 30.0
-"""Seconds between two lines of the log on replicas that do not start."""
-TELLS_S = 0.8
-"""Seconds in which Ray tells how replicas are; a probe has little more."""
+CHECK_EVERY_S = 0.1
+"""Seconds between two checks of replicas that start."""
+LOG_EVERY_S = 30.0
+"""Seconds between two lines of the log on replicas that have not started."""
+STATE_S = 0.8
+"""Seconds that Ray has to report its replicas; a probe has little more."""
 TRIES = 3
-"""How often an idempotent handler is asked where replicas die."""
-AGAIN_S = 0.1
-"""Seconds until it is asked again."""
+"""How often a request to an idempotent handler is tried where replicas die."""
+RETRY_S = 0.1
+"""Seconds until the next try."""
 ON_THE_WAY = 3
 """Requests of a replica beyond those that it runs, so that it is never without one."""
 ASYNC_REQUESTS = 100
@@ -54,10 +54,10 @@ ASYNC_REQUESTS = 100
 
 
 def deployment_options(handler: Any, options: ModelOptions) -> dict[str, Any]:
-    """What Ray Serve's `Deployment.options` takes, for the options of a model."""
+    """Return the arguments of Ray Serve's `Deployment.options` for a model."""
     chosen: dict[str, Any] = {
         "max_ongoing_requests": options.max_ongoing_requests
-        or _runs(handler, options) + ON_THE_WAY,
+        or _request_limit(handler, options) + ON_THE_WAY,
         "max_constructor_retry_count": 1,
         "health_check_period_s": 1,
         "graceful_shutdown_wait_loop_s": 0.1,
@@ -87,18 +87,18 @@ def deployment_options(handler: Any, options: ModelOptions) -> dict[str, Any]:
     return chosen
 
 
-def _runs(handler: Any, options: ModelOptions) -> int:
-    """How many requests a replica runs at once, as far as the host knows."""
+def _request_limit(handler: Any, options: ModelOptions) -> int:
+    """Return how many requests a replica runs at once, as far as the host knows."""
     traits = read_traits(handler)
     limit = options.max_concurrency or traits.max_concurrency
     return limit or (ASYNC_REQUESTS if "infer" in traits.async_methods else 1)
 
 
 class Replicated:
-    """Has replicas made of a blueprint, and asks them."""
+    """Deploys replicas by a blueprint, and passes calls on to them."""
 
     elsewhere = True
-    """It is asked whether it is ready beside its other calls, not between them."""
+    """Its `model_ready` is called beside its other calls, not between them."""
 
     def __init__(
         self,
@@ -124,14 +124,14 @@ class Replicated:
         self._known: Description | None = None
 
     async def model_load(self, model_name: str) -> bool:
-        """Have the replicas made, and wait for them; raises ModelNotReady."""
+        """Deploy the replicas, and wait for them; raises ModelNotReady."""
         blueprint = replace(self._blueprint, otel=self._cluster.otel)
         try:
             self._handle = await self._cluster.deploy(
                 self._name, self._replica, self._options, blueprint
             )
-            await self._running()
-            known = await self._answer("describe")
+            await self._wait_until_running()
+            known = await self._call("describe")
         except BaseException:
             await asyncio.shield(self._cluster.delete(self._name))
             raise
@@ -143,8 +143,8 @@ class Replicated:
             self.predict_v1 = self._predict_v1
         return True
 
-    async def _running(self) -> None:
-        """Wait until all the replicas run that there are to be now."""
+    async def _wait_until_running(self) -> None:
+        """Wait until as many replicas run as the options demand."""
         said_at = time.monotonic()
         while True:
             state = await self._cluster.state(self._name)
@@ -152,37 +152,37 @@ class Replicated:
                 return
             if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
                 raise ModelNotReady(_reason(state.message))
-            if time.monotonic() > said_at + SAID_EVERY_S:
+            if time.monotonic() > said_at + LOG_EVERY_S:
                 said_at = time.monotonic()
                 log.warning(
-                    "the replicas of model '%s' do not start yet: %s",
+                    "the replicas of model '%s' have not started yet: %s",
                     self._blueprint.model, state.message.strip(),
                 )  # fmt: skip
-            await asyncio.sleep(ASKED_EVERY_S)  # Ray tells nobody
+            await asyncio.sleep(CHECK_EVERY_S)  # Ray has no event for it
 
     async def model_unload(self, model_name: str) -> None:
-        """Have the replicas unload the handler and end."""
+        """Let the replicas unload the handler and end."""
         await self._handle.shutdown_async()
         await self._cluster.delete(self._name)
 
     async def model_ready(
         self, model_name: str, model_version: str | None = None
     ) -> ModelReadyResponse:
-        """Whether a replica runs, and whatever the handler says itself."""
+        """Return whether a replica runs, and whatever the handler says itself."""
         assert self._known is not None
         try:
-            state = await asyncio.wait_for(self._cluster.state(self._name), TELLS_S)
+            state = await asyncio.wait_for(self._cluster.state(self._name), STATE_S)
         except Exception:  # whatever Ray raises where it is in trouble
-            raise ModelNotReady("Ray does not tell of its replicas") from None
+            raise ModelNotReady("Ray does not report its replicas") from None
         if not state.running:
             raise ModelNotReady("none of its replicas runs")
-        ready = not self._known.traits.has_own_probe or await self._answer("ready")
+        ready = not self._known.traits.has_own_probe or await self._call("ready")
         return ModelReadyResponse(name=model_name, ready=ready)
 
     async def model_metadata(
         self, model_name: str, model_version: str | None = None
     ) -> ModelMetadataResponse:
-        """What the handler told when it was loaded."""
+        """Return what the handler answered when it was loaded."""
         assert self._known is not None
         if isinstance(self._known.metadata, Failure):
             raise self._known.metadata.error()
@@ -194,14 +194,14 @@ class Replicated:
         model_name: str,
         model_version: str | None = None,
     ) -> InferenceResponse:
-        """The answer of a replica; raises OIPError."""
+        """Return the answer of a replica; raises OIPError."""
         context = current.get()
         headers = {}
         if context is not None:
             headers[REQUEST_ID] = context.id
             if context.span is not None:
                 context.span.inject(headers)
-        answer: InferenceResponse = await self._answer("infer", payload, headers)
+        answer: InferenceResponse = await self._call("infer", payload, headers)
         return answer
 
     async def _predict_v1(self, body: Any, headers: dict[str, str], verb: Any) -> Any:
@@ -209,27 +209,27 @@ class Replicated:
         if context is not None and context.span is not None:
             headers = dict(headers)  # the client's, with its own span in them
             context.span.inject(headers)
-        return await self._answer("predict_v1", body, headers, verb)
+        return await self._call("predict_v1", body, headers, verb)
 
-    async def _answer(self, method: str, *args: Any) -> Any:
-        """What a replica answers; asked again where one dies and that is allowed."""
+    async def _call(self, method: str, *args: Any) -> Any:
+        """Return what a replica answers; may try again where one dies."""
         for left in reversed(range(TRIES if self._idempotent else 1)):
             try:
-                answer = await self._asked(method, *args)
+                answer = await self._call_once(method, *args)
             except _Died:
                 if not left:
                     raise ModelNotReady(
                         f"a replica of model '{self._blueprint.model}' died while it "
                         "answered; ask again"
                     ) from None
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_S)
             else:
                 if isinstance(answer, Failure):
                     raise answer.error()
                 return answer
         raise AssertionError("the last try answers or raises")
 
-    async def _asked(self, method: str, *args: Any) -> Any:
+    async def _call_once(self, method: str, *args: Any) -> Any:
         from ray import exceptions
         from ray.serve import exceptions as serve_exceptions
 
@@ -255,20 +255,20 @@ class Replicated:
             raise _Died from None
 
     def _method(self, name: str) -> Any:
-        """The handle of a method, which Ray makes with metrics of its own."""
+        """Return the handle of a method, which Ray makes with metrics of its own."""
         if name not in self._methods:
             self._methods[name] = getattr(self._handle, name)
         return self._methods[name]
 
 
 class _Died(Exception):
-    """The replica that was asked is no more."""
+    """The replica that had the call died."""
 
 
 def _reason(message: str) -> str:
-    """Why replicas do not start: the handler's reason, else the end of Ray's text."""
+    """Return why replicas failed to start: the handler's reason, else Ray's."""
     known = NotLoaded.reason(message)
     if known is not None:
         return known
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return f"its replicas do not start: {lines[-1] if lines else 'Ray says nothing'}"
+    return f"its replicas failed to start: {lines[-1] if lines else 'Ray says nothing'}"

@@ -69,7 +69,7 @@ def _clear_up(directory: str) -> None:
     end = time.monotonic() + LONGEST_S
     quiet_from = time.monotonic()
     while time.monotonic() < min(end, quiet_from + QUIET_S):
-        for process in _marked(mark):
+        for process in _find_marked(mark):
             quiet_from = time.monotonic()
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -77,8 +77,8 @@ def _clear_up(directory: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _marked(mark: bytes) -> Iterator[int]:
-    """The other processes that were started with a variable of this value."""
+def _find_marked(mark: bytes) -> Iterator[int]:
+    """Find the other processes that were started with a variable of this value."""
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # no process, or it ended, or is another user's
             if mark in (entry / "environ").read_bytes().split(b"\0"):

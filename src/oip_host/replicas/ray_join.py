@@ -31,7 +31,7 @@ QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def join(address: str, token_file: str | None) -> str:
-    """Join the cluster at an address; the id of this process there.
+    """Join the cluster at an address, and return the id of this process there.
 
     Raises ModelNotReady.
     """
@@ -57,7 +57,7 @@ def join(address: str, token_file: str | None) -> str:
 
 
 def start_serve() -> None:
-    """Have Ray Serve, without a proxy: the host is what clients ask."""
+    """Start Ray Serve, without a proxy: clients connect to the host."""
     from ray import serve
 
     _let_threads_pickle()
@@ -73,7 +73,7 @@ class Head(NamedTuple):
 
 
 def start_head(cpus: int) -> tuple[Head, str]:
-    """Start a Ray of the host's own; with it comes its address.
+    """Start a Ray of the host's own, and return it with its address.
 
     Raises ModelNotReady.
     """
@@ -98,7 +98,7 @@ def start_head(cpus: int) -> tuple[Head, str]:
     head = Head(process, directory)
     if not address:
         end(head)
-        raise ModelNotReady("Ray does not start; the log has the reason")
+        raise ModelNotReady("Ray failed to start; the log has the reason")
     return head, address
 
 
@@ -119,7 +119,7 @@ def end(head: Head | None) -> None:
 
 
 def _set_for_all() -> None:
-    """Set what Ray's own processes and this one have in common."""
+    """Set the variables that Ray's own processes and this one share."""
     # else Ray ends this process, and all other models with it, where it has lost the
     # cluster for a minute
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(2**31 - 1))
@@ -130,7 +130,7 @@ def _set_for_all() -> None:
 
 
 def _switch_off(variable: str, name: str) -> None:
-    """Set a switch that Ray reads when it is imported, which it may have been."""
+    """Switch off what Ray reads when it is imported, also if it was before."""
     os.environ[variable] = "0"
     module, _, attribute = name.partition(".")
     imported = sys.modules.get(f"ray._private.{module}")
@@ -139,7 +139,7 @@ def _switch_off(variable: str, name: str) -> None:
 
 
 def _let_threads_pickle() -> None:
-    """Keep threads of Ray Serve from each other's throats.
+    """Let two threads of Ray Serve pickle at the same time.
 
     For each configuration of a deployment it has a module of its own pickled by value
     for a moment, and the second of two threads that do so at once finds it taken back.
@@ -157,7 +157,7 @@ def _let_threads_pickle() -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What an error of Ray's began with, in a line."""
+    """Return what an error of Ray's began with, in a line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -40,16 +40,16 @@ __all__ = [
     "Blueprint",
     "Description",
     "Failure",
-    "Given",
     "NotLoaded",
+    "RawSettings",
     "Replica",
     "local_path",
 ]
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a handler that only replicas know makes its `Settings` of."""
+class RawSettings:
+    """The text of the `Settings` of a handler that only replicas can import."""
 
     values: Values
     model_dir: str | None
@@ -78,8 +78,8 @@ class Blueprint:
     target: str
     """Where the handler is, as messages name it."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    given: Given | None = None
-    """The handler's settings as they were given, where replicas make them."""
+    settings: RawSettings | None = None
+    """The handler's settings as text, where replicas parse them."""
     max_concurrency: int | None = None
     path: Sequence[str] = ()
     """Directories of the host's `sys.path` that are of no environment."""
@@ -87,18 +87,18 @@ class Blueprint:
     """The variables of OpenTelemetry of a host that traces; None: it does not."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields, the path first: without it the handler is not unpickled."""
+        """Return the fields, the path first: the handler is unpickled by it."""
         rest = {name: v for name, v in vars(self).items() if name != "path"}
         return {"path": _Importable(self.path), **rest}
 
     def make(self) -> Any:
-        """The handler; raises HandlerFault, and what its import raises."""
+        """Construct the handler; raises HandlerFault, and what its import raises."""
         handler, arguments = self.handler, self.arguments
         if isinstance(handler, str):
             handler = resolve_name(handler)
-        if self.given is not None:
-            key, directory = (self.model, self.version), self.given.model_dir
-            values = resolve_paths(handler, key, self.given.values, directory)
+        if self.settings is not None:
+            key, directory = (self.model, self.version), self.settings.model_dir
+            values = resolve_paths(handler, key, self.settings.values, directory)
             made, faults = build_settings(handler, key, values, directory)
             if faults:
                 raise HandlerFault("; ".join(faults))
@@ -107,7 +107,7 @@ class Blueprint:
 
 
 def local_path() -> list[str]:
-    """The directories of `sys.path` that are of no environment, as of code at work."""
+    """Return the directories of `sys.path` that belong to no environment."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     libraries = tuple(os.path.join(get_path(kind), "") for kind in kinds)
     paths = (os.path.abspath(entry) for entry in sys.path)
@@ -124,11 +124,11 @@ class Failure:
 
     @classmethod
     def of(cls, error: OIPError) -> Failure:
-        """The failure for an error, whose own class only the replica may know."""
+        """Return the failure for an error, whose class only the replica may know."""
         return cls(error.kind, str(error))
 
     def error(self) -> OIPError:
-        """The error again."""
+        """Return the error again."""
         made: OIPError = getattr(errors, self.kind)(self.text)
         return made
 
@@ -155,7 +155,7 @@ class NotLoaded(Exception):
 
     @classmethod
     def reason(cls, text: str) -> str | None:
-        """The reason in a text, None where it has none."""
+        """Return the reason in a text, None where it has none."""
         _, found, rest = text.rpartition(cls._BEGIN)
         return rest.partition(cls._END)[0] if found else None
 
@@ -204,32 +204,32 @@ class Replica:
         return Description(metadata, traits, self._model.is_kserve_model)
 
     async def ready(self) -> bool:
-        """What the handler's own `model_ready` says."""
+        """Return what the handler's own `model_ready` says."""
         return await self._model.healthy()
 
     async def infer(
         self, request: InferenceRequest, headers: dict[str, str]
     ) -> InferenceResponse | Failure:
-        """The handler's answer, in memory that its next call does not touch.
+        """Return the handler's answer, in memory that its next call does not touch.
 
         The headers are those of the request's context.
         """
         context = RequestContext("replica", headers)
         try:
-            return await self._model.infer_encoded(request, _own, context)
+            return await self._model.infer_encoded(request, _copy, context)
         except OIPError as error:
             return Failure.of(error)
 
     async def predict_v1(self, *args: Any) -> Any:
-        """The answer of a `kserve.Model` to a V1 request, with its headers."""
+        """Return the answer of a `kserve.Model` to a V1 request, with its headers."""
         try:
             return await self._model.predict_v1(*args)
         except OIPError as error:
             return Failure.of(error)
 
 
-def _own(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
-    """The answer with arrays of its own: it is sent while the handler goes on."""
+def _copy(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
+    """Copy the arrays of an answer: it is sent while the handler goes on."""
     outputs = []
     for output in response.outputs:
         data = TensorData(output.data.elements(output.datatype).copy())
