@@ -58,11 +58,11 @@ def _build(settings: Settings) -> tuple[TokenVerifier | None, list[str]]:
     if not given:
         expected = f"{', '.join(_KEY_OPTIONS[:-1])} or {_KEY_OPTIONS[-1]}"
         wrong.append(f"auth_enabled: found no keys or tokens, set {expected}")
-    keys = _keys(settings, [name for name in given if name in _JWT_OPTIONS], wrong)
+    keys = _load_keys(settings, [name for name in given if name in _JWT_OPTIONS], wrong)
     static = None
     if settings.auth_tokens_file is not None:
         path = settings.auth_tokens_file
-        static = _read(
+        static = _try_load(
             "auth_tokens_file", lambda: _watch(path, parse_static_tokens), wrong
         )
     words = settings.auth_default_scopes.replace(",", " ").split()
@@ -76,7 +76,7 @@ def _build(settings: Settings) -> tuple[TokenVerifier | None, list[str]]:
     return TokenVerifier(keys or (), rules, static), wrong
 
 
-def _keys(settings: Settings, given: list[str], wrong: list[str]) -> Any:
+def _load_keys(settings: Settings, given: list[str], wrong: list[str]) -> Any:
     """Return the keys of JWTs from the one option that names them, if any does."""
     if not given:
         return None
@@ -84,24 +84,24 @@ def _keys(settings: Settings, given: list[str], wrong: list[str]) -> Any:
         wrong.append(f"{given[0]}: found {' and '.join(given)}, expected one of them")
         return None
     (option,) = given
-    algorithms = _algorithms(settings, option, wrong)
+    algorithms = _choose_algorithms(settings, option, wrong)
     if not algorithms:
         return None
     if option == "auth_secret":
         assert settings.auth_secret is not None
         secret = settings.auth_secret.get_secret_value().encode()
-        return _read(option, lambda: make_shared_keys(secret, algorithms), wrong)
+        return _try_load(option, lambda: make_shared_keys(secret, algorithms), wrong)
     parse = parse_jwks if option == "auth_jwks_file" else _parse_secret_file
     path = getattr(settings, option)
     parse_keys = partial(parse, algorithms=algorithms)
-    return _read(option, lambda: _watch(path, parse_keys), wrong)
+    return _try_load(option, lambda: _watch(path, parse_keys), wrong)
 
 
 def _parse_secret_file(content: bytes, algorithms: list[str]) -> tuple[Key, ...]:
     return make_shared_keys(content.rstrip(b"\r\n"), algorithms)
 
 
-def _algorithms(settings: Settings, option: str, wrong: list[str]) -> list[str]:
+def _choose_algorithms(settings: Settings, option: str, wrong: list[str]) -> list[str]:
     """Return the algorithms if all fit the keys of an option, otherwise none.
 
     An algorithm that used a public key as a shared secret would let anybody sign.
@@ -124,7 +124,7 @@ def _watch(path: str, parse: Callable[[bytes], T]) -> WatchedFile[T]:
     return WatchedFile([path], lambda: parse(Path(path).read_bytes()))
 
 
-def _read(option: str, make: Callable[[], T], wrong: list[str]) -> T | None:
+def _try_load(option: str, make: Callable[[], T], wrong: list[str]) -> T | None:
     """Return what `make` makes of an option; None, and a fault, if it fails."""
     try:
         return make()

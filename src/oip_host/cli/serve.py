@@ -13,7 +13,7 @@ import typer
 from oip_host.cli.output import exit_on_faults, print_models
 from oip_host.host.assemble import Launch
 from oip_host.telemetry import crash_report, logs
-from oip_host.workers import supervisor as workers
+from oip_host.workers import supervisor
 
 if TYPE_CHECKING:
     from oip_host.host.host import Host
@@ -31,7 +31,7 @@ def serve(context: typer.Context) -> None:
     with exit_on_faults():
         if _is_supervisor(launch):
             logs.log_to_stderr(launch.configuration.settings)
-            raise typer.Exit(workers.supervise(launch.configuration))
+            raise typer.Exit(supervisor.supervise(launch.configuration))
         # imports create objects and no garbage: collecting takes a tenth of the start
         gc.set_threshold(1_000_000, 20, 20)
         from oip_host.host.build import build_host

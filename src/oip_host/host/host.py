@@ -24,7 +24,7 @@ from oip_host.models import metrics
 from oip_host.models.registry import Registry
 from oip_host.replicas.cluster import Cluster
 from oip_host.telemetry import crash_report, otel
-from oip_host.workers import supervisor as workers
+from oip_host.workers import supervisor
 from oip_host.workers.identity import WorkerIdentity
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Host:
         If several workers are to serve, this process supervises them.
         """
         if self.worker is None and self.configuration.settings.kserve_workers > 1:
-            code = workers.supervise(self.configuration)
+            code = supervisor.supervise(self.configuration)
             if code:
                 raise SystemExit(code)
             return

@@ -10,7 +10,7 @@ from typing import Any
 from oip_host.config.settings import Settings
 from oip_host.manifests.environment import ContainerEnvironment, escape
 from oip_host.manifests.target import Target
-from oip_host.workers import supervisor as workers
+from oip_host.workers import supervisor
 
 __all__ = ["CONTAINER", "Document", "Pod", "list_variables"]
 
@@ -37,7 +37,7 @@ class Pod:
     def stop_s(self) -> int:
         """Seconds from SIGTERM to the end of the host, at the latest."""
         drain_s = self.settings.oip_drain_delay_s + self.settings.oip_grace_period_s
-        return math.ceil(drain_s + workers.MARGIN_S)
+        return math.ceil(drain_s + supervisor.MARGIN_S)
 
     @property
     def health_port(self) -> int:
