@@ -678,7 +678,7 @@ def test_upstreams_properties_are_known_and_masked(levels: Levels) -> None:
     configuration = configured(levels)
     assert configuration.settings.auth_enabled is True
     assert configuration.settings.auth_algorithm == "HS512"
-    assert SECRET not in str(list(configuration.effective()))
+    assert SECRET not in str(list(configuration.list_effective()))
     assert SECRET not in repr(configuration.settings)
 
 

@@ -606,7 +606,7 @@ def planned(handler: Any, configuration: Configuration, named: bool = True) -> P
 
 def shown(plans: Sequence[Any]) -> Mapping[str, tuple[str, str]]:
     """The effective options of a planned model: value and source by name."""
-    return {row[0]: (row[1], row[2]) for row in plans[0].effective()}
+    return {row[0]: (row[1], row[2]) for row in plans[0].list_effective()}
 
 
 def test_effective_options_of_a_model(levels: Levels) -> None:

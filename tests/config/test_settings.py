@@ -110,7 +110,7 @@ def levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Levels:
 
 def effective(configuration: Configuration, name: str) -> tuple[str, str]:
     """An option's value and source, as `check` shows them."""
-    rows = {row[0]: (row[1], row[2]) for row in configuration.effective()}
+    rows = {row[0]: (row[1], row[2]) for row in configuration.list_effective()}
     return rows[name]
 
 
@@ -599,7 +599,7 @@ def test_encrypted_property_is_decrypted_and_masked(levels: Levels) -> None:
     source = "kserve_http_port in oip.properties"
     assert effective(configuration, "kserve_http_port") == ("********", source)
     assert effective(configuration, "kserve_grpc_port")[0] == "9004"
-    assert "9003" not in str(list(configuration.effective()))
+    assert "9003" not in str(list(configuration.list_effective()))
 
 
 def test_wrong_secret_is_not_shown(levels: Levels) -> None:
@@ -678,7 +678,7 @@ def test_file_that_cannot_be_read_is_a_fault(levels: Levels) -> None:
     file.write_bytes(b"kserve_http_port=\\u00zz")
     _, faults = levels.read()
     assert len(faults) == 1
-    assert faults[0].startswith(f"{file} cannot be read: ")
+    assert faults[0].startswith(f"could not read {file}: ")
 
 
 def test_properties_are_read_anew_each_time(levels: Levels) -> None:

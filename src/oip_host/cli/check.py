@@ -64,7 +64,7 @@ async def _load_and_show(host: Host, json: bool, timeout_s: float | None) -> boo
     await host.load_within(timeout_s)
     effective = [
         {"option": name, "value": value, "source": source}
-        for name, value, source in host.effective()
+        for name, value, source in host.list_effective()
     ]
     if json:
         print_json({"settings": effective, "models": model_rows(host)})

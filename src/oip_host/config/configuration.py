@@ -16,9 +16,9 @@ from oip_host.config.sources import (
     from_environment,
     from_program,
     from_properties,
-    missing_files,
     nest,
     read_property_files,
+    warn_of_missing_files,
 )
 from oip_host.config.validation import validate
 from oip_host.errors import nearest
@@ -40,12 +40,12 @@ class Configuration:
     warnings: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     """All container arguments, to read the configuration again."""
-    program: Mapping[str, Any] = field(default_factory=dict)
+    program: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The options that a program set in its code, to read the configuration again."""
     property_contents: Sequence[bytes | None] = field(default=(), repr=False)
     """What was in each `oip.properties` before it was read, to see when it changes."""
 
-    def effective(self) -> Iterator[tuple[str, str, str]]:
+    def list_effective(self) -> Iterator[tuple[str, str, str]]:
         """Yield each server option as (name, value, source), secrets masked."""
         for name in Settings.model_fields:
             origin = self.origins.get((name,))
@@ -85,7 +85,7 @@ def read(
     settings, wrong = validate(Settings, values)
     if settings is None:
         settings = Settings(**_drop_invalid(nest(values)))
-    warnings = (*_warn_of_misspelt(environ), *missing_files())
+    warnings = (*_warn_of_misspelt(environ), *warn_of_missing_files())
     configuration = Configuration(
         settings,
         values,

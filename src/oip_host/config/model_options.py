@@ -151,14 +151,14 @@ class ModelOptions(BaseModel):
         if self.replicas is not None and self.autoscaling is not None:
             raise ValueError("replicas and autoscaling are set, expected one of them")
         stray = [name for name in OF_REPLICAS if name in self.model_fields_set]
-        if stray and not self.replicated:
+        if stray and not self.is_replicated:
             raise ValueError(
                 f"{', '.join(stray)}: only for a model with replicas or autoscaling"
             )
         return self
 
     @property
-    def replicated(self) -> bool:
+    def is_replicated(self) -> bool:
         """Whether the model runs in replicas, and not in the host."""
         return self.replicas is not None or self.autoscaling is not None
 

@@ -27,10 +27,10 @@ __all__ = [
     "from_environment",
     "from_program",
     "from_properties",
-    "missing_files",
     "nest",
     "property_files",
     "read_property_files",
+    "warn_of_missing_files",
 ]
 
 PROPERTIES = "oip.properties"
@@ -65,6 +65,7 @@ Values = dict[tuple[str, ...], Origin]
 def _origin(
     path: Sequence[str], value: Any, source: str, secret: bool = False
 ) -> Origin:
+    """Return a value with its source; the name of its option may make it a secret."""
     return Origin(value, source, secret or bool(_SECRET.search(path[-1])))
 
 
@@ -196,7 +197,7 @@ def read_property_files() -> list[bytes | None]:
     return contents
 
 
-def missing_files() -> Iterator[str]:
+def warn_of_missing_files() -> Iterator[str]:
     """Yield a warning if directories are named, and none of them has the file."""
     paths = property_files()
     if not paths or not all(path.parent.is_dir() for path in paths):
@@ -231,11 +232,12 @@ def _load_layers(paths: Mapping[str, Path]) -> tuple[Any, list[str]]:
                 with path.open() as file:
                     properties.load(file)
             except (OSError, ValueError) as error:
-                faults.append(f"{path} cannot be read: {error}")
+                faults.append(f"could not read {path}: {error}")
     return properties, faults
 
 
 def _decrypt(properties: Any, key: str, encrypted: bool) -> str:
+    """Return the value of a property; raises ConfigurationError."""
     if encrypted and not os.environ.get("KRAUSENING_PASSWORD"):
         raise ConfigurationError(
             [f"{PROPERTIES}: {key} is encrypted, set KRAUSENING_PASSWORD"]

@@ -1,7 +1,7 @@
 """The one reading of the options, for every command and for programs that serve.
 
-`assemble` reads once; what it returns is handed down, and nobody reads again but a
-reload. Nothing here imports a server: `oip-host list` and the supervisor stay small.
+`assemble` reads once and its result is handed down; only a reload reads again. Nothing
+here imports a server, so that `oip-host list` and the supervisor stay small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from oip_host.hookspecs import HandlerEntry
 from oip_host.plugins import wheels
 from oip_host.plugins.choice import Choice, choose
 from oip_host.plugins.discovery import create_manager, list_handlers
-from oip_host.workers.identity import WorkerIdentity, from_environment
+from oip_host.workers import identity
+from oip_host.workers.identity import WorkerIdentity
 
 __all__ = ["HandlerSelection", "Launch", "assemble"]
 
@@ -41,7 +42,7 @@ class Launch:
     faults: tuple[str, ...]
     """The faults of the options."""
     plugin_dir_faults: tuple[str, ...]
-    """The faults of the plugin directory, which has then no handler to offer."""
+    """The faults of the plugin directory, which then offers no handler."""
     worker: WorkerIdentity | None
     """Which of several workers this process is; None if it is none."""
     plugins: Callable[[], pluggy.PluginManager]
@@ -55,8 +56,8 @@ class Launch:
     def select(self) -> HandlerSelection:
         """Choose the models to serve from the installed handlers; imports no handler.
 
-        If the plugin directory has faults, those of the selection
-        would only follow from them, and are left out.
+        If the plugin directory has faults, those of the selection would only follow
+        from them, and are left out.
         """
         wanted, malformed = selection.parse(self.configuration.settings.oip_handlers)
         installed = list_handlers(self.plugins())
@@ -75,7 +76,7 @@ def assemble(
     `extensions` are registered before the installed ones; `program` has the options
     that a program sets in its code.
     """
-    worker = from_environment()
+    worker = identity.from_environment()
     configuration, faults = read(arguments, program=program)
     prepared = worker.plugins if worker else None
     plugin_dir_faults = wheels.add(configuration.settings, prepared)

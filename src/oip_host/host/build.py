@@ -105,7 +105,7 @@ def _find_conflicts(
 def _find_shared_replicas(planned: Plan, workers: int) -> list[str]:
     """Return the fault of workers that would each start replicas of their own."""
     models = [each.model for each in planned.models]
-    replicated = [model.name for model in models if model.options.replicated]
+    replicated = [model.name for model in models if model.options.is_replicated]
     if workers == 1 or not replicated:
         return []
     return [

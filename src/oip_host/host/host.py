@@ -68,11 +68,11 @@ class Host:
         """Set by a second signal."""
         self._watcher = PropertyWatcher()
 
-    def effective(self) -> Iterator[tuple[str, str, str]]:
+    def list_effective(self) -> Iterator[tuple[str, str, str]]:
         """Yield each option in effect as (name, value, source), secrets masked."""
-        yield from self.configuration.effective()
+        yield from self.configuration.list_effective()
         for planned in self.planned:
-            yield from planned.effective()
+            yield from planned.list_effective()
 
     def run(self, on_loaded: Callable[[Host], None] | None = None) -> None:
         """Serve until a signal says to stop; `on_loaded` is called after the loads.
@@ -127,8 +127,8 @@ class Host:
 
         def catch() -> None:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-                loop.add_signal_handler(number, partial(self._signalled, number))
-            loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+                loop.add_signal_handler(number, partial(self._handle_signal, number))
+            loop.add_signal_handler(signal.SIGHUP, self._handle_hangup)
 
         catch()
         # Ray installs its own, which abort the process some seconds after a SIGTERM
@@ -149,7 +149,7 @@ class Host:
         if exposure and (self.worker is None or self.worker.is_first):
             log.warning("%s", exposure)
 
-    def _signalled(self, number: signal.Signals) -> None:
+    def _handle_signal(self, number: signal.Signals) -> None:
         """Begin to stop at the first signal, and stop waiting at a second one."""
         assert self._stop is not None
         if self._stop.done():
@@ -158,10 +158,10 @@ class Host:
         else:
             self._stop.set_result(number)
 
-    def _hung_up(self) -> None:
+    def _handle_hangup(self) -> None:
         """Read the options again, or stop if SIGHUP means that the terminal closed."""
         if self._watcher.is_terminal_closed:
-            self._signalled(signal.SIGHUP)
+            self._handle_signal(signal.SIGHUP)
         else:
             self._watcher.request()
 
@@ -211,7 +211,7 @@ class Host:
         self.server.state.draining = True
         log.info("received %s, draining: readiness is now false", number.name)
         if number is signal.SIGTERM:
-            await self._within(self.configuration.settings.oip_drain_delay_s)
+            await self._wait(self.configuration.settings.oip_drain_delay_s)
 
     async def shutdown(self) -> None:
         """Answer what is in flight, within the grace period, and unload the models.
@@ -222,7 +222,7 @@ class Host:
         grace_s = self.configuration.settings.oip_grace_period_s
         ends = asyncio.get_running_loop().time() + grace_s
         stopping = asyncio.create_task(self.server.shutdown(grace_s + CUT_OFF_S))
-        if not await self._within(grace_s, stopping):
+        if not await self._wait(grace_s, stopping):
             cut = self.registry.fail_pending(
                 "the server stopped before it could answer"
             )
@@ -231,7 +231,7 @@ class Host:
                 await self.server.abort()
         left_s = ends - asyncio.get_running_loop().time()
         unloading = asyncio.create_task(self.unload())
-        await self._within(max(left_s, 0.0), unloading)
+        await self._wait(max(left_s, 0.0), unloading)
         if not (await asyncio.wait([unloading], timeout=CUT_OFF_S))[0]:
             log.warning("stopping before all models have unloaded")
         await self.server.state.close()
@@ -242,7 +242,7 @@ class Host:
         await self.registry.unload()
         await self._cluster.stop()
 
-    async def _within(
+    async def _wait(
         self, seconds: float, task: asyncio.Task[None] | None = None
     ) -> bool:
         """Wait for a task, or for the time to pass; a second signal ends it early.

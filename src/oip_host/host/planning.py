@@ -22,7 +22,7 @@ from oip_host.host.model_configuration import (
     configure_model,
     import_for,
 )
-from oip_host.host.replication import find_missing_tools, replicated_source
+from oip_host.host.replication import build_remote_source, find_missing_tools
 from oip_host.models.construction import construct_handler
 from oip_host.models.model import Model
 from oip_host.plugins.choice import Choice
@@ -55,10 +55,10 @@ class PlannedModel:
         """The name and the version of the model."""
         return self.model.name, self.model.version
 
-    def effective(self) -> Iterator[tuple[str, str, str]]:
+    def list_effective(self) -> Iterator[tuple[str, str, str]]:
         """Yield each option of the model as (name, value, source), secrets masked."""
         prefix = f"models.{label(self.key)}."
-        unused = () if self.model.options.replicated else OF_REPLICAS
+        unused = () if self.model.options.is_replicated else OF_REPLICAS
         for name in ModelOptions.model_fields:
             hidden = name == "settings" or name in unused
             if not hidden and (name,) not in self.values:
@@ -122,7 +122,9 @@ def plan(choices: Sequence[Choice], origins: Values, wiring: Wiring) -> Plan:
         )
         is_wanted = choice.named or values[choice.key]
         if configured.setting_faults and not is_wanted:
-            skipped.append(SkippedHandler(choice, _needs(configured.setting_faults)))
+            skipped.append(
+                SkippedHandler(choice, _describe_lack(configured.setting_faults))
+            )
         else:
             models.append(_build_model(choice, imported, configured, wiring))
             faults += configured.faults
@@ -130,7 +132,7 @@ def plan(choices: Sequence[Choice], origins: Values, wiring: Wiring) -> Plan:
     return Plan(tuple(models), tuple(skipped), tuple(faults), tuple(warnings))
 
 
-def _needs(faults: Sequence[str]) -> str:
+def _describe_lack(faults: Sequence[str]) -> str:
     """Return what a handler lacks, from the faults of its settings."""
     lacking = (fault.replace(": required, but not set", "", 1) for fault in faults)
     return f"needs {', '.join(lacking)}"
@@ -145,8 +147,8 @@ def _build_model(
     """Return the model of a choice, which constructs its handler when it loads."""
     options = configured.options or ModelOptions()
     source: partial[Any] = partial(_construct, choice, imported, configured.arguments)
-    if options.replicated:
-        source = replicated_source(
+    if options.is_replicated:
+        source = build_remote_source(
             choice, imported, configured, wiring.cluster, wiring.model_dir
         )
     item = choice.item

@@ -66,7 +66,7 @@ class Reloadable(Protocol):
 
 async def follow(watcher: PropertyWatcher, host: Reloadable) -> None:
     """Read the options again at each reason, and have the host apply the changes."""
-    async for asked in watcher.watch(host.configuration.property_contents):
+    async for is_requested in watcher.watch(host.configuration.property_contents):
         try:
             plan = await asyncio.to_thread(
                 plan_reload, host.configuration, host.planned
@@ -83,7 +83,7 @@ async def follow(watcher: PropertyWatcher, host: Reloadable) -> None:
                 "reload failed, no option changed: the options could not be read"
             )
         else:
-            if asked and not plan.changes:
+            if is_requested and not plan.changes:
                 log.info("reloaded: no option has changed")
 
 
@@ -106,7 +106,7 @@ def plan_reload(
         )
         faults += new.faults
         options = new.options or each.model.options
-        at_once = _changeable(each.model.options, options)
+        at_once = _find_changeable(each.model.options, options)
         changes += _compare_model(each, options, new.values, at_once)
         models.append(_merge_model(each, options, new.values, at_once))
     if faults:
@@ -141,8 +141,8 @@ def _report(plan: ReloadPlan) -> None:
 def _compare_server(old: Configuration, new: Configuration) -> Iterator[Change]:
     """Yield each option of the server that is set differently."""
     at_once = reloadable_options(Settings)
-    before = {name: shown for name, shown, _ in old.effective()}
-    for name, shown, source in new.effective():
+    before = {name: shown for name, shown, _ in old.list_effective()}
+    for name, shown, source in new.list_effective():
         if getattr(old.settings, name) != getattr(new.settings, name):
             yield Change(name, before[name], shown, source, name in at_once)
 
@@ -164,7 +164,7 @@ def _merge_values(old: Values, new: Values, at_once: Collection[str]) -> Values:
     return kept | {path: o for path, o in new.items() if path[0] in at_once}
 
 
-def _changeable(old: ModelOptions, new: ModelOptions) -> frozenset[str]:
+def _find_changeable(old: ModelOptions, new: ModelOptions) -> frozenset[str]:
     """Return the options of a model that may change while it runs."""
     batched = min(old.max_batch_size, new.max_batch_size) > 1
     return reloadable_options(ModelOptions) - (

@@ -13,12 +13,12 @@ from oip_host.replicas.cluster import Cluster
 from oip_host.replicas.handler import Replicated, deployment_options
 from oip_host.replicas.replica import Blueprint, RawSettings, local_path
 
-__all__ = ["find_missing_tools", "replicated_source"]
+__all__ = ["build_remote_source", "find_missing_tools"]
 
 
 def find_missing_tools(key: Key, options: ModelOptions | None) -> list[str]:
     """Return a line for each package that the replicas of a model lack in the host."""
-    if options is None or not options.replicated:
+    if options is None or not options.is_replicated:
         return []
     name = f"models.{label(key)}"
     faults = []
@@ -35,7 +35,7 @@ def find_missing_tools(key: Key, options: ModelOptions | None) -> list[str]:
     return faults
 
 
-def replicated_source(
+def build_remote_source(
     choice: Choice,
     imported: ImportedHandler,
     configured: ModelConfiguration,
