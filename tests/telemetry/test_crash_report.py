@@ -171,7 +171,7 @@ def test_a_fault_while_a_handler_is_imported_is_told_with_the_handler() -> None:
 def checked(handler: str) -> Any:
     """The states of `ok` and of a model that never loads, and the exit code."""
     done = oip_host(
-        "check", "--json", "--timeout_s=2",
+        "check", "--json", "--timeout_s=10",
         f"--handlers=ok=fakes:Echo,late=fakes.crashes:{handler}",
     )  # fmt: skip
     models = json.loads(done.stdout)["models"]
@@ -183,7 +183,7 @@ def checked(handler: str) -> Any:
 )
 def test_check_gives_up_a_model_that_does_not_load_in_time(handler: str) -> None:
     """Past `--timeout_s` such a model is unavailable, and the exit code is 1."""
-    late = ("UNAVAILABLE", "it did not load within 2 s")
+    late = ("UNAVAILABLE", "it did not load within 10 s")
     assert ([("READY", ""), late], 1) == checked(handler)
 
 
