@@ -148,7 +148,7 @@ def test_both_sides_of_a_call_are_checked(kind: type) -> None:
     asyncio.run(call())
 
 
-def test_an_async_handler_under_a_running_loop_says_what_to_await() -> None:
+def test_async_handler_in_running_loop_explains_await() -> None:
     """A loop cannot wait for itself; the error names the method that can be awaited."""
 
     async def call() -> None:

@@ -194,7 +194,7 @@ def test_both_protocols_give_the_same_answer(
     assert ("OK", expected) == (grpc.status, grpc.document)
 
 
-def test_an_integer_is_taken_for_a_float_and_nested_data_for_flat(host: Server) -> None:
+def test_input_accepts_integers_as_floats_and_nested_data(host: Server) -> None:
     """JSON data may be nested in the tensor's shape; the answer is flat."""
     answer = infer_rest(host, "lists", request([[1, 2], [3, 4]], [2, 2]))
     assert [2.0, 4.0, 6.0, 8.0] == answer.document["outputs"][0]["data"]
@@ -787,7 +787,7 @@ def test_an_output_that_does_not_fit_is_the_handlers_fault(host: Server) -> None
     assert ("INTERNAL", text) == (grpc.status, grpc.error)
 
 
-def test_a_value_that_json_has_not_is_refused_where_json_is_asked_for(
+def test_json_answer_rejects_non_finite_values(
     host: Server,
 ) -> None:
     """NaN is answered over gRPC and in binary form, and never as broken JSON."""

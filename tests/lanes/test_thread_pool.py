@@ -64,7 +64,7 @@ async def test_quick_tasks_share_one_thread() -> None:
     pool.close()
 
 
-async def test_a_task_that_holds_up_its_thread_does_not_hold_up_the_others() -> None:
+async def test_blocked_thread_does_not_block_other_tasks() -> None:
     """Each gets a thread, and there are no more than tasks."""
     pool = ThreadPool()
     held = [Held() for _ in range(9)]

@@ -412,7 +412,7 @@ def test_a_reload_swaps_without_a_gap(
         assert len(instances) > 1
 
 
-def test_a_request_that_met_the_old_instance_is_answered_by_the_new(
+def test_new_instance_answers_requests_queued_during_reload(
     host: Server,
 ) -> None:
     """A reload between a request's head and its body costs the client nothing."""

@@ -121,7 +121,7 @@ def test_a_name_that_is_no_plain_text_is_one_line() -> None:
     ],
     ids=["plain", "async in a batch"],
 )
-def test_a_fault_of_native_code_is_told_with_the_model_and_its_handler(
+def test_native_crash_names_model_and_handler(
     handler: str, options: tuple[str, ...], serve: Callable[..., Server]
 ) -> None:
     """The last that a host says names the model and the handler that killed it."""
@@ -156,7 +156,7 @@ def test_a_fault_while_a_model_loads_is_told_with_the_model() -> None:
     assert named(done.stderr, "DiesLoading"), done.stderr
 
 
-def test_a_fault_while_a_handler_is_imported_is_told_with_the_handler() -> None:
+def test_crash_during_import_names_handler() -> None:
     """A library that this CPU cannot run is told with the handler that wants it."""
     done = oip_host("check", "--handlers=fraud=dies_imported:Handler")
     assert -signal.SIGILL == done.returncode

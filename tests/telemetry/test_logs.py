@@ -167,7 +167,7 @@ def test_an_inference_is_one_line(log: Server) -> None:
     assert line["total_ms"] >= line["queue_ms"] + line["predict_ms"] > 0
 
 
-def test_an_inference_that_never_reached_the_handler_is_a_line_too(log: Server) -> None:
+def test_inference_without_handler_call_is_logged(log: Server) -> None:
     """A body that is no request has its outcome, and no times in a handler."""
     log.post("/v2/models/m/infer", content=b"rubbish", **named("rubbish"))
     line = one(log, logger="oip_host.latency", request_id="rubbish")

@@ -516,7 +516,7 @@ def test_what_is_written_is_read_past_protobuf(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", ["INT64", "UINT64"])
-def test_integers_of_any_width_are_written_as_protobuf_writes_them(
+def test_integers_encode_as_in_protobuf(
     datatype: str,
 ) -> None:
     """From 1 octet to 10, of either sign."""

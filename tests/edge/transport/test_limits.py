@@ -265,7 +265,7 @@ def test_whoever_is_told_to_continue_has_as_much_time(
     assert late.refusal(408) == LATE_BODY
 
 
-def test_a_client_that_was_answered_before_its_body_came_is_let_go(
+def test_early_answer_closes_connection_without_408(
     clients: Connect,
 ) -> None:
     """An early answer stands alone: where the body never comes no 408 follows it."""

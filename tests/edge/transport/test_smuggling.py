@@ -159,9 +159,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=str)
-def test_what_is_ambiguous_is_refused_and_nothing_after_it_is_read(
-    host: Server, case: str
-) -> None:
+def test_ambiguous_request_ends_the_connection(host: Server, case: str) -> None:
     """One error in the one form ends the connection, whatever follows on it."""
     sent, status, text = REFUSED[case]
     answer = said(host, sent + LIVE + HOST + b"\r\n")
