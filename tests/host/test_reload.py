@@ -332,7 +332,7 @@ def test_every_fault_is_found_at_once(levels: Levels) -> None:
 def test_the_options_that_may_change_are_listed() -> None:
     """The page tells of those that are marked where they are declared."""
     of_models = {f"models.<name>.{name}" for name in reloadable_options(ModelOptions)}
-    rows = tables("configuration.md")["option that may change|from when"]
+    rows = tables("configuration.md")["option that may change|takes effect"]
     listed = [name for row in rows for name in quoted(row[0])]
     assert sorted(reloadable_options(Settings) | of_models) == sorted(listed)
 
