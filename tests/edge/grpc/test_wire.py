@@ -309,7 +309,7 @@ def sample(datatype: str, count: int = 600) -> Array:
     return rng.normal(size=count).astype(dtype)
 
 
-def inputs_of(tensors: list[Named], in_raw: bool) -> tuple[grpc_codec.Received, Any]:
+def inputs_of(tensors: list[Named], in_raw: bool) -> tuple[grpc_codec.WireRequest, Any]:
     data = wire_request("echo", tensors, in_raw).SerializeToString()
     received = grpc_codec.parse(data, 1, 1)
     return received, grpc_codec.decode(received).inputs

@@ -29,7 +29,7 @@ from oip_host.edge.common import field_checks as checks
 from oip_host.edge.grpc import wire as grpc_wire
 from oip_host.edge.grpc.messages import message
 
-__all__ = ["CONTENTS", "Received", "decode", "encode", "parse", "parse_message"]
+__all__ = ["CONTENTS", "WireRequest", "decode", "encode", "parse", "parse_message"]
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -54,7 +54,7 @@ _OUTPUTS, _RAW = 5, 6  # fields of ModelInferResponse
 _CONTENTS = 5  # field of InferOutputTensor
 
 
-class Received(NamedTuple):
+class WireRequest(NamedTuple):
     """A ModelInferRequest: protobuf's message, and the contents that are not in it."""
 
     message: Any
@@ -66,7 +66,7 @@ class Received(NamedTuple):
 
 def parse(
     data: bytes, least: int = grpc_wire.LEAST, least_raw: int = grpc_wire.LEAST_RAW
-) -> Received:
+) -> WireRequest:
     """Return the ModelInferRequest in `data`; raise InvalidRequest.
 
     From `least` bytes on typed contents are views on `data` where that is possible,
@@ -75,8 +75,8 @@ def parse(
     parts = grpc_wire.split(data, least, least_raw)
     if parts is None:
         whole = parse_message(data, _Request)
-        return Received(whole, whole.raw_input_contents, {})
-    return Received(parse_message(parts.rest, _Request), parts.raw, parts.typed)
+        return WireRequest(whole, whole.raw_input_contents, {})
+    return WireRequest(parse_message(parts.rest, _Request), parts.raw, parts.typed)
 
 
 def parse_message(data: bytes, kind: Any) -> Any:
@@ -88,7 +88,7 @@ def parse_message(data: bytes, kind: Any) -> Any:
         raise InvalidRequest(f"the message is not a valid {name}") from None
 
 
-def decode(received: Received) -> InferenceRequest:
+def decode(received: WireRequest) -> InferenceRequest:
     """Return the host's message for a protobuf request; raise InvalidRequest."""
     wire, raw, typed = received
     inputs = list(wire.inputs)
@@ -197,7 +197,7 @@ def _decode_parameters(parameters: Mapping[str, Any], where: str) -> Parameters 
     return checks.check_parameters(plain, where)
 
 
-def encode(received: Received, response: InferenceResponse) -> bytes:
+def encode(received: WireRequest, response: InferenceResponse) -> bytes:
     """Return the protobuf answer, raw to a raw request and typed to a typed one.
 
     An FP16 or BF16 output makes the whole answer raw. Raises HandlerFault for a

@@ -77,7 +77,7 @@ def decode(body: bytes, header_length: int | None = None) -> InferenceRequest:
     return construct(
         InferenceRequest,
         {
-            "id": _optional_field(document, "id", str, ""),
+            "id": _get_field(document, "id", str, ""),
             "parameters": parameters,
             "inputs": tensors,
             "outputs": _decode_outputs(document) if "outputs" in document else [],
@@ -167,9 +167,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return _load_object(body, len(body)) if body.strip() else {}
 
 
-def _optional_field(
-    entry: dict[str, Any], name: str, kind: type[T], where: str
-) -> T | None:
+def _get_field(entry: dict[str, Any], name: str, kind: type[T], where: str) -> T | None:
     """Return a field of one kind, or None where it is absent or null."""
     value = entry.get(name)
     if value is None or type(value) is kind:
@@ -198,14 +196,14 @@ def _require_object(entry: Any, where: str) -> dict[str, Any]:
 def _decode_parameters(entry: dict[str, Any], where: str) -> Parameters | None:
     if "parameters" not in entry:
         return None
-    plain = _optional_field(entry, "parameters", dict, where)
+    plain = _get_field(entry, "parameters", dict, where)
     return checks.check_parameters(plain, where)
 
 
 def _decode_outputs(document: dict[str, Any]) -> list[RequestOutput]:
     """Return the outputs that a request names."""
     outputs = []
-    for i, entry in enumerate(_optional_field(document, "outputs", list, "") or ()):
+    for i, entry in enumerate(_get_field(document, "outputs", list, "") or ()):
         where = f"outputs[{i}]"
         fields = _require_object(entry, where)
         name = _require_field(fields, "name", str, f"{where}.")

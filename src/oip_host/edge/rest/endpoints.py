@@ -109,7 +109,7 @@ def _answer_json(document: Any) -> Answer:
 class Endpoints:
     """One method for each action of `routes`, by the name of the action.
 
-    They raise OIPError, and ClientGone. Whether the client may ask is checked before.
+    They raise OIPError and ClientGone, and expect the client's right to be checked.
     """
 
     def __init__(self, state: ServerState, authorizer: Authorizer) -> None:
@@ -132,7 +132,7 @@ class Endpoints:
             if not model.ready:
                 raise model.not_ready()
             body = await request.read_body()
-            length = _header_length(request.headers)
+            length = _read_header_length(request.headers)
             if length == 0:
                 message = codec.decode_raw(body, await model.metadata())
             else:
@@ -242,7 +242,7 @@ class Endpoints:
         return Answer(encoder(await self._state.metrics()), headers=headers)
 
 
-def _header_length(headers: dict[bytes, bytes]) -> int | None:
+def _read_header_length(headers: dict[bytes, bytes]) -> int | None:
     """Return the size of the JSON part that a header names; raise InvalidRequest."""
     text = headers.get(_HEADER_LENGTH)
     if text is None:

@@ -76,7 +76,7 @@ class HttpConnection(HttpToolsProtocol):
 
     limits: ClassVar[Settings]
     _max_head: ClassVar[int]
-    refused: ClassVar[Counter[str]]
+    refusals_by_text: ClassVar[Counter[str]]
     """How often each refusal was given since the last line of the log."""
     ending: ClassVar[bool] = False
     """True when each connection is to close after its next response."""
@@ -291,7 +291,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._is_refused or self.transport.is_closing():
             return
         self._is_refused = True
-        self.refused[f"{status} {text}"] += 1
+        self.refusals_by_text[f"{status} {text}"] += 1
         refusals.count("rest", HTTPStatus(status).name)
         self.transport.write(_response(status, text))
         if self.cycle is not None:

@@ -30,7 +30,7 @@ def make_protocol(settings: Settings) -> type[HttpConnection]:
     """Make the class of one server's connections, with the limits of the settings."""
 
     class Limited(HttpConnection):
-        refused: ClassVar[Counter[str]] = Counter()
+        refusals_by_text: ClassVar[Counter[str]] = Counter()
 
     Limited.set_limits(settings)
     return Limited
@@ -50,7 +50,7 @@ class HttpServer(uvicorn.Server):
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
         self._http = cast("type[HttpConnection]", config.http)
-        self._refused = self._http.refused
+        self._refusals = self._http.refusals_by_text
         self._logged = -LOG_EVERY_S
         self.set_limits(self._http.limits)
         self._now = 0.0
@@ -123,8 +123,8 @@ class HttpServer(uvicorn.Server):
         self._now += self._every_s
         for connection in list(self.server_state.connections):
             cast("HttpConnection", connection).check_time(self._now)
-        if self._refused and self._now >= self._logged + LOG_EVERY_S:
+        if self._refusals and self._now >= self._logged + LOG_EVERY_S:
             self._logged = self._now
-            for refusal, times in self._refused.items():
+            for refusal, times in self._refusals.items():
                 log.warning("%d refused: %s", times, refusal)
-            self._refused.clear()
+            self._refusals.clear()
