@@ -78,7 +78,7 @@ def test_every_standard_service_is_listed_with_its_rpcs() -> None:
 
 def test_every_extension_is_listed() -> None:
     """The extensions are those that the server declares."""
-    rows = tables("protocol.md")["extension|what of it"]
+    rows = tables("protocol.md")["extension|support"]
     assert [plain(row[0]) for row in rows] == EXTENSIONS
 
 
