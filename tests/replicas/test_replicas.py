@@ -33,6 +33,7 @@ HANDLERS = (
     "reuses=fakes.replicas:Reuses",
     "flawed=fakes.replicas:Flawed?",
     "local=fakes.replicas:Obeys",
+    "wrong=fakes.logs:Wrong",
 )
 MODELS = {
     "many": {"replicas": 2, "num_cpus": 0.5, "max_ongoing_requests": 2, "max_queue": 2},
@@ -41,6 +42,7 @@ MODELS = {
     "reuses": {"replicas": 1, "max_ongoing_requests": 4},
     "flawed": {"replicas": 1},
     "local": {"max_queue": 2},
+    "wrong": {"replicas": 1, "num_cpus": 0},
 }
 
 
@@ -423,3 +425,15 @@ def test_sigterm_ends_the_host_and_its_ray(host: Server, directory: Path) -> Non
     assert f"unload {process}" in lives(directory, "again")
     assert [] == processes_of(ray)
     assert not os.path.exists(ray)
+
+
+def test_what_a_handler_raises_in_a_replica_is_logged_once(host: Server) -> None:
+    """With its traceback and the id of the request that the host got."""
+    headers = {"x-request-id": "order-4711"}
+    body = request([1.0], [1])
+    answer = host.post("/v2/models/wrong/infer", json=body, headers=headers)
+    assert 400 == answer.status_code
+    line = "infer of model 'wrong' version '1' raised TypeError, answering"
+    wait_for(lambda: "return weights[0]" in host.log, "the traceback")
+    (logged,) = [each for each in host.log.splitlines() if line in each]
+    assert logged.endswith("InvalidRequest (400) request_id=order-4711")

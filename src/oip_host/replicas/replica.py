@@ -8,6 +8,7 @@ errors in a replica as in the host. Nothing here needs Ray.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import sys
@@ -33,7 +34,7 @@ from oip_host.config.model_options import ModelOptions
 from oip_host.config.sources import Values
 from oip_host.models.construction import construct_handler
 from oip_host.models.model import Model
-from oip_host.telemetry import otel
+from oip_host.telemetry import logs, otel
 from oip_host.telemetry.context import RequestContext
 
 __all__ = [
@@ -166,6 +167,7 @@ class Replica:
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, blueprint: Blueprint
     ) -> None:
+        _log_to_stderr()
         # the host admits and times the requests
         unlimited = ModelOptions(
             max_concurrency=blueprint.max_concurrency,
@@ -226,6 +228,15 @@ class Replica:
             return await self._model.predict_v1(*args)
         except OIPError as error:
             return Failure.of(error)
+
+
+def _log_to_stderr() -> None:
+    """Log as the host does, with the ids of requests; Ray passes the lines on to it."""
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logs.build_formatter("text"))
+        root.addHandler(handler)
 
 
 def _copy(_: InferenceRequest, response: InferenceResponse) -> InferenceResponse:
