@@ -63,7 +63,7 @@ class ModelLife(BaseModel):
         self.observer = observer or Observer()
         self.load_s: float | None = None
         self.unloaded = False
-        """Whether somebody unloaded it, so that nobody counts on it."""
+        """Whether somebody unloaded it, so that the server is ready without it."""
         self.statistics = Statistics()
         self.is_kserve_model = False
         """Whether it is a `kserve.Model`, known from its first load."""

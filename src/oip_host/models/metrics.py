@@ -1,4 +1,4 @@
-"""What Prometheus is told: the models' own totals, read when it asks.
+"""The metrics of models: their own totals, read when Prometheus scrapes.
 
 A request only adds to its model's `Statistics`. KServe's histogram
 `request_predict_seconds` keeps its name and label, for dashboards that exist, and has
@@ -133,7 +133,7 @@ def _histograms(models: Sequence[Model]) -> Iterator[Metric]:
 
 
 def _batch_buckets(executions: Mapping[int, int]) -> list[tuple[str, float]]:
-    """How many calls had up to each number of requests."""
+    """Count the calls that had up to each number of requests."""
     return [
         (str(edge) if edge < inf else "+Inf",
          float(sum(count for size, count in executions.items() if size <= edge)))

@@ -1,4 +1,4 @@
-"""What both edges tell of the server as a whole, and what they change in it."""
+"""The state of the server as a whole, as both edges report and change it."""
 
 from __future__ import annotations
 
