@@ -201,6 +201,18 @@ def test_the_public_surface_is_frozen() -> None:
         assert name in home.__all__
 
 
+@pytest.mark.parametrize("path", [p for p in TEXTS if p.name != "migration.md"])
+def test_an_example_of_a_handler_imports_the_contract_alone(path: Path) -> None:
+    """What is in `oip_handler` is imported from there, as a plugin has to."""
+    for block in blocks(path):
+        if block.language != "python" or block.note.startswith("not run"):
+            continue
+        for node in ast.walk(ast.parse(block.text)):
+            if isinstance(node, ast.ImportFrom) and node.module == "oip_host":
+                names = {alias.name for alias in node.names}
+                assert names.isdisjoint(oip_handler.__all__), f"{path}:{block.line}"
+
+
 def test_every_method_of_a_handler_is_told_of() -> None:
     """The tutorial has each method of the contract."""
     names = [name for name in vars(handler.ModelHandler) if not name.startswith("_")]
