@@ -82,32 +82,30 @@ def test_the_blocks_of_a_document_do_what_they_show(
 # -- what the tables list -----------------------------------------------------
 
 
-def option_rows(model: type[BaseModel], prefixes: tuple[str, str, str]) -> Any:
+def option_rows(model: type[BaseModel], prefixes: tuple[str, str]) -> Any:
     """What the table of a class of options has to say."""
-    argument, variable, dotted = prefixes
+    argument, variable = prefixes
     for name, option in model.model_fields.items():
         default = option.get_default(call_default_factory=True)
         below = ".<setting>" if name == "settings" else ""
         yield [
             f"`{name}`",
-            f"`{argument}{name}{below}`" if dotted else f"`{flag(name)}`",
+            f"`{argument}{name}{below}`" if argument else f"`{flag(name)}`",
             f"`{variable}{name.upper()}{below.replace('.', '__').upper()}`",
-            f"`{dotted}{name}{below}`",
             f"`{default}`",
             option.description,
         ]
 
 
 def test_every_option_is_listed_as_it_is_declared() -> None:
-    """Name, argument, variable, property, default and description are the code's."""
-    of_a_model = ("--models.<name>.", "OIP_MODELS__<NAME>__", "models.<name>.")
+    """Name, argument, variable, default and description are the code's."""
+    of_a_model = ("--models.<name>.", "OIP_MODELS__<NAME>__")
     assert tables("configuration.md")["option|argument"] == [
-        *option_rows(Settings, ("", "", "")),
+        *option_rows(Settings, ("", "")),
         [
             f"`{MODELS}`",
             f"`{flag(MODELS)}`",
             f"`{MODELS.upper()}`",
-            "none",
             "`{}`",
             MODELS_DESCRIPTION,
         ],
