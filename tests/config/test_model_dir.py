@@ -1,4 +1,4 @@
-"""The model directory: what a path in a handler's settings means below it."""
+"""The model directory: how paths in a handler's settings resolve below it."""
 
 from __future__ import annotations
 
@@ -40,15 +40,18 @@ def given(**settings: Any) -> Values:
 def made(
     directory: Path | None, key: tuple[str, str] = FRAUD, **settings: Any
 ) -> tuple[Any, list[str], Values]:
-    """The handler's settings, their faults, and the values that they are of."""
+    """Return the settings of `Reads`, their faults and the values they come from."""
     where = None if directory is None else str(directory)
     values = resolve_paths(Reads, key, given(**settings), where)
     built, faults = build_settings(Reads, key, values, where)
     return built, faults, values
 
 
-def test_a_relative_path_is_below_the_directory(tmp_path: Path) -> None:
-    """A relative ModelPath is below the directory; an absolute one and a Path stay."""
+def test_relative_path_is_below_the_model_directory(tmp_path: Path) -> None:
+    """A relative `ModelPath` is resolved below the directory.
+
+    An absolute `ModelPath` and a plain `Path` stay as they are.
+    """
     settings, faults, values = made(
         tmp_path, path="a/model.onnx", labels="/etc/labels", log="log"
     )
@@ -59,25 +62,26 @@ def test_a_relative_path_is_below_the_directory(tmp_path: Path) -> None:
     assert values["settings", "path"] == Origin(f"{tmp_path}/a/model.onnx", "--path")
 
 
-def test_without_a_directory_nothing_changes(tmp_path: Path) -> None:
-    """A relative path is then of the working directory, and a missing one a fault."""
+def test_paths_stay_unchanged_without_a_model_directory(tmp_path: Path) -> None:
+    """Without a directory, relative paths stay and a missing path is a fault."""
     settings, faults, _ = made(None, path="a/model.onnx")
     assert (settings.path, faults) == (Path("a/model.onnx"), [])
     _, faults, _ = made(None)
     assert faults == ["models.fraud.settings.path: required, but not set"]
 
 
-def test_what_the_class_ships_stays(tmp_path: Path) -> None:
-    """A default of the class itself is the author's, and not below the directory."""
+def test_default_of_the_class_stays(tmp_path: Path) -> None:
+    """A default of the settings class is not resolved below the directory."""
     settings, _, _ = made(tmp_path, path="x")
     assert settings.shipped == Path("shipped.txt")
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_required_path_is_that_of_the_model_by_default(
-    tmp_path: Path, kind: str
-) -> None:
-    """`<model_dir>/<model name>`, with where it is from; optional ones stay unset."""
+def test_required_path_defaults_to_model_name(tmp_path: Path, kind: str) -> None:
+    """A required path defaults to `<model_dir>/<model name>`, with its source.
+
+    Optional paths stay unset.
+    """
     place = tmp_path / "fraud"
     place.mkdir() if kind == "directory" else place.write_text("")
     settings, faults, values = made(tmp_path)
@@ -86,8 +90,8 @@ def test_a_required_path_is_that_of_the_model_by_default(
     assert values["settings", "path"] == Origin(str(place), "oip_model_dir")
 
 
-def test_a_version_has_a_directory_of_its_own(tmp_path: Path) -> None:
-    """`<name>/<version>` where it is there, otherwise `<name>`."""
+def test_version_has_its_own_directory(tmp_path: Path) -> None:
+    """The default path is `<name>/<version>` if it exists, otherwise `<name>`."""
     (tmp_path / "fraud" / "2").mkdir(parents=True)
     (tmp_path / "fraud" / "1").mkdir()
     assert made(tmp_path, ("fraud", "2"))[0].path == tmp_path / "fraud" / "2"
@@ -100,10 +104,10 @@ def test_a_version_has_a_directory_of_its_own(tmp_path: Path) -> None:
     [(FRAUD, "'{0}/fraud'"), (("fraud", "2"), "'{0}/fraud/2' or '{0}/fraud'")],
     ids=["default version", "other version"],
 )
-def test_a_missing_path_says_where_it_was_looked_for(
+def test_missing_path_names_the_places_searched(
     tmp_path: Path, key: tuple[str, str], looked: str
 ) -> None:
-    """A required path that is nowhere is a fault that names the places."""
+    """A required path that is not found is a fault that names the places searched."""
     _, (fault,), _ = made(tmp_path, key)
     assert fault.endswith(
         f"settings.path: required, but not set, and {looked.format(tmp_path)} "
@@ -116,35 +120,35 @@ def test_a_missing_path_says_where_it_was_looked_for(
     [("../x", "1"), ("..", "1"), (".", "1"), ("/etc", "1"), ("a/../../x", "1"),
      ("", "1"), ("a\0", "1")],
 )  # fmt: skip
-def test_no_name_leads_out_of_the_directory(
+def test_model_name_cannot_escape_the_directory(
     tmp_path: Path, name: str, version: str
 ) -> None:
-    """A name that is no plain one has no default path."""
+    """A name that is not a plain file name has no default path."""
     (tmp_path / "x").mkdir()
     (tmp_path / "models").mkdir()
     assert find_default_path(tmp_path / "models", name, version) == (None, "")
 
 
 @pytest.mark.parametrize("version", ["..", ".", "../../x", "/etc"])
-def test_no_version_leads_out_of_its_model(tmp_path: Path, version: str) -> None:
-    """A version that is no plain name leaves the model's own directory."""
+def test_version_cannot_escape_the_model(tmp_path: Path, version: str) -> None:
+    """A version that is not a plain file name falls back to the model's directory."""
     (tmp_path / "fraud").mkdir()
     found, _ = find_default_path(tmp_path, "fraud", version)
     assert found == tmp_path / "fraud"
 
 
-def test_a_relative_directory_is_the_same_in_a_replica(
+def test_relative_model_directory_becomes_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paths are absolute: a replica works in another directory."""
+    """Paths are absolute because a replica has another working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "fraud").mkdir(parents=True)
     settings, _, _ = made(Path("models"))
     assert settings.path == tmp_path / "models" / "fraud"
 
 
-def test_a_replica_of_another_environment_looks_itself(tmp_path: Path) -> None:
-    """Where only the replica knows the handler, it finds the paths there."""
+def test_replica_of_another_environment_resolves_paths(tmp_path: Path) -> None:
+    """A replica resolves the paths itself if only it can import the handler."""
     (tmp_path / "fraud").mkdir()
     target = f"{__name__}:Reads"
     apart = RawSettings(given(labels="names.txt"), str(tmp_path))
@@ -153,8 +157,8 @@ def test_a_replica_of_another_environment_looks_itself(tmp_path: Path) -> None:
     assert handler.settings.labels == tmp_path / "names.txt"
 
 
-def test_check_shows_the_path_and_where_it_is_from(tmp_path: Path) -> None:
-    """`check` shows the path in effect, by default and as it was given."""
+def test_check_shows_paths_and_their_sources(tmp_path: Path) -> None:
+    """`check` shows the effective path and its source, both by default and when set."""
     Wheel(modules={"wheeled": REQUIRED}).unpack(tmp_path / "plugins")
     (tmp_path / "models" / "a").mkdir(parents=True)
     done = oip_host(
@@ -176,8 +180,8 @@ def test_check_shows_the_path_and_where_it_is_from(tmp_path: Path) -> None:
     }
 
 
-def test_a_path_that_is_nowhere_stops_the_host(tmp_path: Path) -> None:
-    """A model that was selected by name and has no path is a configuration fault."""
+def test_missing_path_stops_the_host(tmp_path: Path) -> None:
+    """A model selected by name whose path does not exist is a configuration fault."""
     Wheel(modules={"wheeled": REQUIRED}).unpack(tmp_path)
     done = oip_host("serve", "--handlers=a=wheeled", env={
         "OIP_PLUGIN_DIR": str(tmp_path), "OIP_MODEL_DIR": f"{tmp_path}/absent",
@@ -189,24 +193,24 @@ def test_a_path_that_is_nowhere_stops_the_host(tmp_path: Path) -> None:
     )
 
 
-# -- a directory for a file ---------------------------------------------------
+# -- a directory in place of a file ---------------------------------------------
 
 
-def test_a_directory_stands_for_its_one_file(tmp_path: Path) -> None:
-    """The one file with a known suffix, whatever lies beside it."""
+def test_directory_resolves_to_its_only_file(tmp_path: Path) -> None:
+    """A directory resolves to its only file with a known suffix."""
     for name in ("model.ONNX", "README.md", ".hidden.onnx", "model.onnx.data"):
         (tmp_path / name).write_text("")
     (tmp_path / "directory.onnx").mkdir()
     assert model_file(tmp_path, (".onnx",)) == tmp_path / "model.ONNX"
 
 
-def test_what_is_no_directory_stays(tmp_path: Path) -> None:
-    """A file, or what is not there, is for its reader to judge."""
+def test_path_that_is_not_a_directory_stays(tmp_path: Path) -> None:
+    """A path that is not a directory is returned unchanged, for its reader to judge."""
     assert model_file(tmp_path / "absent", (".onnx",)) == tmp_path / "absent"
 
 
-def test_no_file_and_several_files_are_refused(tmp_path: Path) -> None:
-    """The message names the directory, the suffixes, and what was found."""
+def test_no_file_or_several_files_are_rejected(tmp_path: Path) -> None:
+    """The error names the directory, the suffixes and the files found."""
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*ends in .pt or .pth"):
         model_file(tmp_path, (".pt", ".pth"))
     for name in ("b.pt", "a.pth"):

@@ -1,4 +1,4 @@
-"""The options of single models, and the settings of their handlers, at all levels."""
+"""Options of models and settings of their handlers, at every level."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Given:
-    """What a test gives, in terms of `Levels.read`."""
+    """An option as a test sets it, in the arguments of `Levels.read`."""
 
     source: str
     arguments: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Given:
 
 
 def in_json(name: str, option: str, text: str) -> str:
-    """The JSON object that sets one option, its value as text."""
+    """Return the JSON object that sets one option to a text value."""
     value: Any = text
     for part in reversed(option.split(".")):
         value = {part: value}
@@ -85,7 +85,7 @@ def as_property(name: str, option: str, text: str) -> Given:
     return Given(f"{key} in oip.properties", properties={key: text})
 
 
-# the highest first; an argument in two tokens stands where the one in one token does
+# highest precedence first; an argument in two tokens ranks like one in one token
 WAYS = [as_argument, as_json_argument, as_variable, as_json_variable, as_property]
 ALL_WAYS = [*WAYS, as_two_tokens]
 each_way = pytest.mark.parametrize("way", ALL_WAYS, ids=lambda way: way.__name__)
@@ -97,7 +97,7 @@ def levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Levels:
 
 
 def configured(levels: Levels, *given: Given) -> Configuration:
-    """The configuration of all that is given; it has no faults of the server's own."""
+    """Return the configuration of everything given, without faults of the server."""
     environ: dict[str, str] = {}
     properties: dict[str, str] = {}
     for each in given:
@@ -112,7 +112,7 @@ def configured(levels: Levels, *given: Given) -> Configuration:
 def options_of(
     configuration: Configuration, key: Key = FRAUD, models: Iterable[Key] = ()
 ) -> ModelOptions:
-    """A model's options among those models; without faults or warnings."""
+    """Return one model's options among those of `models`; expect no faults."""
     values, warnings = group_by_model(configuration.origins, list(models) or [key])
     options, faults = parse_model_options(key, values[key])
     assert (warnings, faults) == ([], [])
@@ -123,7 +123,7 @@ def options_of(
 def settings_of(
     handler: type, configuration: Configuration
 ) -> tuple[BaseModel | None, list[str]]:
-    """The handler's settings and their faults."""
+    """Return the handler's settings and their faults."""
     values, _ = group_by_model(configuration.origins, [FRAUD])
     return build_settings(handler, FRAUD, mask_secrets(handler, values[FRAUD]))
 
@@ -131,7 +131,7 @@ def settings_of(
 # -- levels -----------------------------------------------------------------------
 
 
-def test_defaults_of_a_model(levels: Levels) -> None:
+def test_model_without_options_has_defaults(levels: Levels) -> None:
     """A model for which nothing is set has the defaults."""
     options = options_of(configured(levels))
     assert options.max_concurrency is None
@@ -148,7 +148,7 @@ def test_defaults_of_a_model(levels: Levels) -> None:
 def test_each_way_sets_each_option(
     option: str, text: str, value: float, way: Any, levels: Levels
 ) -> None:
-    """Each level and spelling sets a model's option, and is told as its source."""
+    """Each level and spelling sets a model's option and is recorded as its source."""
     given = way("fraud", option, text)
     configuration = configured(levels, given)
     assert getattr(options_of(configuration), option) == value
@@ -161,16 +161,19 @@ def test_each_way_sets_each_option(
     [*combinations(WAYS, 2), (as_two_tokens, as_variable)],
     ids=lambda pair: "-over-".join(way.__name__ for way in pair),
 )
-def test_of_two_ways_the_higher_one_wins(pair: Any, levels: Levels) -> None:
-    """Argument over environment over property; an option alone over one in JSON."""
+def test_higher_level_wins(pair: Any, levels: Levels) -> None:
+    """An argument beats the environment, which beats a property.
+
+    At one level, an option set alone beats the same option in JSON.
+    """
     high, low = pair
     given = [high("fraud", "max_queue", "7"), low("fraud", "max_queue", "8")]
     assert options_of(configured(levels, *given)).max_queue == 7
     assert options_of(configured(levels, *reversed(given))).max_queue == 7
 
 
-def test_options_of_several_levels_add_up(levels: Levels) -> None:
-    """Levels replace single options, not all options of a model."""
+def test_options_of_several_levels_merge(levels: Levels) -> None:
+    """A level replaces single options, not all options of a model."""
     configuration = configured(
         levels,
         as_argument("fraud", "max_queue", "7"),
@@ -183,7 +186,7 @@ def test_options_of_several_levels_add_up(levels: Levels) -> None:
 
 
 def test_two_tokens_leave_other_arguments_alone(levels: Levels) -> None:
-    """The token after an option is its value; those around it are KServe's."""
+    """The token after an option is its value; the other arguments are for KServe."""
     configuration, faults = levels.read(
         [
             "--event-loop",
@@ -206,15 +209,15 @@ def test_two_tokens_leave_other_arguments_alone(levels: Levels) -> None:
 @pytest.mark.parametrize(
     "name", ["my-model", "my.model", "My-Model.v2", "under_score", "A", "7b"]
 )
-def test_names_of_every_form(name: str, way: Any, levels: Levels) -> None:
-    """A name may have dots and dashes; a variable has `_` for them, in upper case."""
+def test_model_names_of_every_form(name: str, way: Any, levels: Levels) -> None:
+    """A name may contain dots and dashes; a variable spells them `_`, in upper case."""
     configuration = configured(levels, way(name, "max_queue", "7"))
     assert options_of(configuration, (name, "1")).max_queue == 7
 
 
 @pytest.mark.parametrize("levels_set", [1, 2, 3])
-def test_levels_of_a_dashed_name(levels_set: int, levels: Levels) -> None:
-    """Precedence holds for a name that the environment has to spell differently."""
+def test_precedence_holds_for_dashed_name(levels_set: int, levels: Levels) -> None:
+    """Precedence holds for a name that is spelled differently in the environment."""
     ways = [as_property, as_variable, as_argument][:levels_set]
     given = [way("my-model", "max_queue", str(n)) for n, way in enumerate(ways, 1)]
     configuration = configured(levels, *given)
@@ -224,7 +227,7 @@ def test_levels_of_a_dashed_name(levels_set: int, levels: Levels) -> None:
 @each_way
 @pytest.mark.parametrize("exact", [True, False], ids=["version", "name"])
 def test_options_of_versions(exact: bool, way: Any, levels: Levels) -> None:
-    """`name` holds for every version, `name@version` for that one alone."""
+    """`name` applies to every version, `name@version` to that version only."""
     models = [("fraud", "1"), ("fraud", "1.5")]
     name = "fraud@1.5" if exact else "fraud"
     configuration = configured(levels, way(name, "max_queue", "7"))
@@ -233,7 +236,7 @@ def test_options_of_versions(exact: bool, way: Any, levels: Levels) -> None:
 
 
 @pytest.mark.parametrize("exact_way", WAYS, ids=lambda way: way.__name__)
-def test_version_goes_before_name(exact_way: Any, levels: Levels) -> None:
+def test_version_takes_precedence_over_name(exact_way: Any, levels: Levels) -> None:
     """`name@version` wins over `name`, at whichever levels the two are set."""
     models = [("fraud", "1"), ("fraud", "2")]
     exact = exact_way("fraud@2", "max_queue", "7")
@@ -247,8 +250,8 @@ def test_version_goes_before_name(exact_way: Any, levels: Levels) -> None:
 
 
 @each_way
-def test_longest_name_is_meant(way: Any, levels: Levels) -> None:
-    """Where one model's name begins another's, the longer one is meant."""
+def test_longest_matching_name_wins(way: Any, levels: Levels) -> None:
+    """If one model's name begins another's, an option goes to the longer name."""
     models = [("fraud", "1"), ("fraud.eu", "1")]
     configuration = configured(levels, way("fraud.eu", "max_queue", "7"))
     found = [options_of(configuration, key, models).max_queue for key in models]
@@ -256,10 +259,8 @@ def test_longest_name_is_meant(way: Any, levels: Levels) -> None:
 
 
 @pytest.mark.parametrize("name", ["a_b", "a-b", "a.b"])
-def test_exact_name_goes_before_its_spelling_in_a_variable(
-    name: str, levels: Levels
-) -> None:
-    """Models whose names differ in `-`, `.` and `_` alone each have their own."""
+def test_exact_name_beats_its_variable_spelling(name: str, levels: Levels) -> None:
+    """Models whose names differ only in `-`, `.` and `_` have separate options."""
     models = [("a-b", "1"), ("a_b", "1"), ("a.b", "1")]
     configuration = configured(levels, as_argument(name, "max_queue", "7"))
     found = {key[0]: options_of(configuration, key, models) for key in models}
@@ -267,12 +268,15 @@ def test_exact_name_goes_before_its_spelling_in_a_variable(
     assert {key: options.max_queue for key, options in found.items()} == expected
 
 
-# -- what nobody knows ------------------------------------------------------------
+# -- unknown names ----------------------------------------------------------------
 
 
 @each_way
-def test_option_of_an_unselected_model_is_a_warning(way: Any, levels: Levels) -> None:
-    """One file may serve several deployments: strays are told with the nearest name."""
+def test_option_of_unselected_model_is_a_warning(way: Any, levels: Levels) -> None:
+    """An option of a model that is not selected is a warning with the nearest name.
+
+    It is not a fault because one file may configure several deployments.
+    """
     given = way("froud", "max_queue", "7")
     configuration = configured(levels, given)
     values, warnings = group_by_model(configuration.origins, [FRAUD, ("churn", "1")])
@@ -283,16 +287,16 @@ def test_option_of_an_unselected_model_is_a_warning(way: Any, levels: Levels) ->
     ]
 
 
-def test_stray_like_nothing_has_no_nearest_name(levels: Levels) -> None:
-    """No name is proposed where none is like the one given."""
+def test_no_similar_model_means_no_nearest_name(levels: Levels) -> None:
+    """No nearest name is suggested if no model has a similar name."""
     configuration = configured(levels, as_argument("zzz", "max_queue", "7"))
     _, warnings = group_by_model(configuration.origins, [FRAUD])
     expected = "--models.zzz.max_queue: not used, no selected model is named 'zzz'"
     assert warnings == [expected]
 
 
-def test_option_of_an_unselected_version_is_a_warning(levels: Levels) -> None:
-    """A version that is not selected is none of the model's."""
+def test_option_of_unselected_version_is_a_warning(levels: Levels) -> None:
+    """An option of a version that is not selected does not apply to the model."""
     configuration = configured(levels, as_argument("fraud@3", "max_queue", "7"))
     values, warnings = group_by_model(configuration.origins, [FRAUD])
     assert values == {FRAUD: {}}
@@ -301,18 +305,16 @@ def test_option_of_an_unselected_version_is_a_warning(levels: Levels) -> None:
 
 
 @each_way
-def test_unknown_option_is_a_fault_with_the_nearest_name(
-    way: Any, levels: Levels
-) -> None:
-    """A key that a selected model does not have is a fault where it was set."""
+def test_unknown_option_is_a_fault_with_nearest_name(way: Any, levels: Levels) -> None:
+    """An unknown option of a selected model is a fault that names where it was set."""
     given = way("fraud", "max_queu", "7")
     values, _ = group_by_model(configured(levels, given).origins, [FRAUD])
     expected = f"{given.source}: unknown option, nearest: 'max_queue'"
     assert parse_model_options(FRAUD, values[FRAUD]) == (None, [expected])
 
 
-def test_model_without_an_option_is_a_fault(levels: Levels) -> None:
-    """`models.<name>` alone sets nothing, and is told rather than passed over."""
+def test_model_key_without_option_is_a_fault(levels: Levels) -> None:
+    """`models.<name>` without an option is a fault, and is not silently ignored."""
     configuration, _ = levels.read(["--models.fraud=7"])
     values, warnings = group_by_model(configuration.origins, [FRAUD])
     assert warnings == []
@@ -334,18 +336,18 @@ def test_model_without_an_option_is_a_fault(levels: Levels) -> None:
         ("settings", "text", "expected a valid dictionary"),
     ],
 )
-def test_wrong_value_of_a_model(
+def test_invalid_option_value_is_a_fault(
     option: str, text: str, expected: str, way: Any, levels: Levels
 ) -> None:
-    """A wrong value is a fault with where it was set, what it is and what it may be."""
+    """An invalid value is a fault with its source, the value and what is expected."""
     given = way("fraud", option, text)
     values, _ = group_by_model(configured(levels, given).origins, [FRAUD])
     line = f"{given.source}: found {text!r}, {expected}"
     assert parse_model_options(FRAUD, values[FRAUD]) == (None, [line])
 
 
-def test_faults_of_a_model_are_told_at_once(levels: Levels) -> None:
-    """Every wrong option of a model has its line."""
+def test_faults_of_a_model_are_reported_together(levels: Levels) -> None:
+    """Every invalid option of a model has a line."""
     given = [
         as_argument("fraud", "max_queue", "many"),
         as_variable("fraud", "timeout_s", "0"),
@@ -361,8 +363,10 @@ def test_faults_of_a_model_are_told_at_once(levels: Levels) -> None:
     "text", ['{"fraud": {"key": "hunter2"', "[1]", "7", "null", ""]
 )
 @pytest.mark.parametrize("way", ["argument", "environment"])
-def test_json_that_is_no_object(way: str, text: str, levels: Levels) -> None:
-    """JSON that is no object is one fault, which does not show what may be secret."""
+def test_json_that_is_not_an_object_is_a_fault(
+    way: str, text: str, levels: Levels
+) -> None:
+    """JSON that is not an object is one fault, which does not show possible secrets."""
     if way == "argument":
         source, (_, faults) = "--models", levels.read([f"--models={text}"])
     else:
@@ -382,7 +386,7 @@ class Nested(BaseModel):
 
 
 class Handler:
-    """Takes settings of many types."""
+    """A handler with settings of many types."""
 
     class Settings(BaseModel):
         text: str = ""
@@ -420,7 +424,7 @@ class Handler:
 def test_each_way_sets_each_type_of_setting(
     setting: str, text: str, value: Any, way: Any, levels: Levels
 ) -> None:
-    """Text is read as the type of the handler's field, lists and objects as JSON."""
+    """Text is parsed as the type of the handler's field, lists and objects as JSON."""
     given = way("fraud", f"settings.{setting}", text)
     settings, faults = settings_of(Handler, configured(levels, given))
     assert faults == []
@@ -430,7 +434,7 @@ def test_each_way_sets_each_type_of_setting(
 
 
 def test_settings_in_json_keep_their_types() -> None:
-    """Values that JSON has typed reach the handler as they are."""
+    """Values that are typed in JSON reach the handler unchanged."""
     given = {"number": 7, "on": True, "labels": ["a"], "nested": {"port": 7}}
     text = json.dumps({"fraud": {"settings": given}})
     settings, faults = settings_of(Handler, read([f"--models={text}"], {})[0])
@@ -447,8 +451,8 @@ TREES = st.recursive(
 
 
 @given(table=st.dictionaries(st.text(), TREES, max_size=4))
-def test_objects_in_json_arrive_whole(table: dict[str, Any]) -> None:
-    """Whatever object is given as a setting, the handler has that object."""
+def test_objects_in_json_reach_the_handler_unchanged(table: dict[str, Any]) -> None:
+    """Any JSON object given as a setting reaches the handler unchanged."""
     text = json.dumps({"fraud": {"settings": {"table": table}}})
     settings, faults = settings_of(Handler, read([], {"OIP_MODELS": text})[0])
     assert faults == []
@@ -456,8 +460,8 @@ def test_objects_in_json_arrive_whole(table: dict[str, Any]) -> None:
     assert settings.table == table
 
 
-def test_settings_of_several_levels_add_up(levels: Levels) -> None:
-    """Levels replace single settings, those within an object too."""
+def test_settings_of_several_levels_merge(levels: Levels) -> None:
+    """A level replaces single settings, also those within an object."""
     configuration = configured(
         levels,
         as_argument("fraud", "settings.nested.host", "argument"),
@@ -472,10 +476,8 @@ def test_settings_of_several_levels_add_up(levels: Levels) -> None:
 
 
 @each_way
-def test_unknown_setting_is_a_fault_with_the_nearest_name(
-    way: Any, levels: Levels
-) -> None:
-    """A key that the handler does not declare is a fault, once."""
+def test_unknown_setting_is_a_fault_with_nearest_name(way: Any, levels: Levels) -> None:
+    """A setting that the handler does not declare is reported as one fault."""
     given = way("fraud", "settings.lables", "x")
     _, faults = settings_of(Handler, configured(levels, given))
     assert len(faults) == 1
@@ -483,7 +485,7 @@ def test_unknown_setting_is_a_fault_with_the_nearest_name(
 
 
 class Strict:
-    """Forbids extra settings itself, and has one under another name."""
+    """A handler that forbids extra settings and has a setting with an alias."""
 
     class Settings(BaseModel):
         model_config = ConfigDict(extra="forbid")
@@ -492,20 +494,20 @@ class Strict:
 
 
 class Open:
-    """Takes any setting."""
+    """A handler that accepts any setting."""
 
     class Settings(BaseModel):
         model_config = ConfigDict(extra="allow")
 
 
-def test_class_that_forbids_extra_settings(levels: Levels) -> None:
-    """Where the class itself refuses an unknown key, that is told once."""
+def test_settings_class_may_forbid_extra_settings(levels: Levels) -> None:
+    """An unknown setting is reported once if the class itself forbids it."""
     given = as_argument("fraud", "settings.nummer", "7")
     _, faults = settings_of(Strict, configured(levels, given))
     assert faults == [f"{given.source}: unknown option, nearest: 'number'"]
 
 
-def test_setting_by_its_alias(levels: Levels) -> None:
+def test_setting_is_set_by_its_alias(levels: Levels) -> None:
     """A field is set by the alias that the class gives it."""
     given = as_argument("fraud", "settings.wire-name", "7")
     settings, faults = settings_of(Strict, configured(levels, given))
@@ -514,8 +516,8 @@ def test_setting_by_its_alias(levels: Levels) -> None:
     assert settings.renamed == 7
 
 
-def test_class_that_allows_extra_settings(levels: Levels) -> None:
-    """Where the class takes any key, any key reaches it."""
+def test_settings_class_may_allow_extra_settings(levels: Levels) -> None:
+    """An undeclared setting reaches a class that allows extra settings."""
     given = as_argument("fraud", "settings.anything", "x")
     settings, faults = settings_of(Open, configured(levels, given))
     assert faults == []
@@ -524,11 +526,13 @@ def test_class_that_allows_extra_settings(levels: Levels) -> None:
 
 
 class Plain:
-    """Declares no settings."""
+    """A handler that declares no settings."""
 
 
 @each_way
-def test_settings_for_a_handler_without_any(way: Any, levels: Levels) -> None:
+def test_settings_for_handler_without_settings_are_faults(
+    way: Any, levels: Levels
+) -> None:
     """Settings for a handler that declares none are faults."""
     given = way("fraud", "settings.number", "7")
     settings, faults = settings_of(Plain, configured(levels, given))
@@ -537,12 +541,12 @@ def test_settings_for_a_handler_without_any(way: Any, levels: Levels) -> None:
 
 
 def test_handler_without_settings_needs_none(levels: Levels) -> None:
-    """A handler that declares no settings is given none."""
+    """A handler that declares no settings gets none."""
     assert settings_of(Plain, configured(levels)) == (None, [])
 
 
 class Required:
-    """Cannot do without two settings."""
+    """A handler with two required settings."""
 
     class Settings(BaseModel):
         path: Path
@@ -551,7 +555,7 @@ class Required:
 
 
 def test_missing_required_settings_are_named(levels: Levels) -> None:
-    """Each required setting that is missing has a line with its full name."""
+    """Each missing required setting has a line with its full name."""
     _, faults = settings_of(Required, configured(levels))
     assert faults == [
         "models.fraud.settings.path: required, but not set",
@@ -559,14 +563,14 @@ def test_missing_required_settings_are_named(levels: Levels) -> None:
     ]
 
 
-def test_missing_setting_of_a_version_has_its_name() -> None:
-    """The name of a version that is not the default one tells the version."""
+def test_missing_setting_names_the_version() -> None:
+    """The name of a missing setting includes a version that is not the default."""
     _, faults = build_settings(Required, ("fraud", "2"), {})
     assert faults[0].startswith("models.fraud@2.settings.path: ")
 
 
-def test_faults_of_settings_are_told_at_once(levels: Levels) -> None:
-    """Unknown, missing and wrong settings are told together."""
+def test_faults_of_settings_are_reported_together(levels: Levels) -> None:
+    """Unknown, missing and invalid settings are reported together."""
     given = [
         as_argument("fraud", "settings.number", "many"),
         as_variable("fraud", "settings.nested", "[1]"),
@@ -582,7 +586,7 @@ def test_faults_of_settings_are_told_at_once(levels: Levels) -> None:
 
 
 class Guarded:
-    """Has secrets by type and by name, and judges its settings as a whole."""
+    """A handler with secrets by type and by name, and a validator of all settings."""
 
     class Settings(BaseModel):
         pin: SecretStr = Field(SecretStr("0000"), min_length=4)
@@ -598,19 +602,19 @@ class Guarded:
 
 
 def planned(handler: Any, configuration: Configuration, named: bool = True) -> Plan:
-    """What `plan` makes of one model of a handler."""
+    """Return the plan for one model of a handler."""
     entry = HandlerEntry("fraud", "tests:Handler", lambda: handler)
     choice = Choice(Item("fraud", "fraud"), entry, named)
     return plan([choice], configuration.origins, Wiring(None, Observer(), Cluster()))
 
 
 def shown(plans: Sequence[Any]) -> Mapping[str, tuple[str, str]]:
-    """The effective options of a planned model: value and source by name."""
+    """Return the effective options of a planned model: value and source by name."""
     return {row[0]: (row[1], row[2]) for row in plans[0].list_effective()}
 
 
 def test_effective_options_of_a_model(levels: Levels) -> None:
-    """Each option of a model is shown with its value and source, defaults too."""
+    """Each option of a model, defaults too, is listed with its value and source."""
     given = [
         as_argument("fraud", "max_queue", "7"),
         as_variable("fraud", "settings.limit", "3"),
@@ -633,7 +637,7 @@ def test_effective_options_of_a_model(levels: Levels) -> None:
 @each_way
 @pytest.mark.parametrize("setting", ["pin", "optional", "api_key"])
 def test_secrets_are_masked(setting: str, way: Any, levels: Levels) -> None:
-    """A secret, by its type or by its name, reaches the handler and is not shown."""
+    """A secret, by type or by name, reaches the handler and is masked in listings."""
     given = way("fraud", f"settings.{setting}", "hunter2")
     configuration = configured(levels, given)
     settings, faults = settings_of(Guarded, configuration)
@@ -647,15 +651,15 @@ def test_secrets_are_masked(setting: str, way: Any, levels: Levels) -> None:
 
 
 def test_fault_of_a_secret_does_not_show_it(levels: Levels) -> None:
-    """What is wrong with a secret is told without the secret."""
+    """The fault of an invalid secret does not show its value."""
     given = as_argument("fraud", "settings.pin", "abc")
     faults = planned(Guarded, configured(levels, given)).faults
     assert len(faults) == 1
     assert faults[0].startswith(f"{given.source}: found ********, ")
 
 
-def test_fault_of_the_whole_does_not_show_secrets(levels: Levels) -> None:
-    """A validator of all settings gives its own words, and no value."""
+def test_fault_of_a_validator_does_not_show_secrets(levels: Levels) -> None:
+    """The fault of a validator of all settings is its message, without any values."""
     given = [
         as_argument("fraud", "settings.pin", "hunter2"),
         as_argument("fraud", "settings.limit", "10"),
@@ -665,7 +669,7 @@ def test_fault_of_the_whole_does_not_show_secrets(levels: Levels) -> None:
 
 
 def test_check_shows_settings_and_masks_secrets(tmp_path: Path) -> None:
-    """`oip-host check` prints the handler's settings with their sources, no secret."""
+    """`oip-host check` prints handler settings with their sources and masks secrets."""
     env = {"OIP_MODELS__FRAUD__SETTINGS__PASSWORD": "hunter2"}
     done = oip_host(
         "check", "--json", "--handlers=fraud=fakes:Configured",
@@ -683,23 +687,23 @@ def test_check_shows_settings_and_masks_secrets(tmp_path: Path) -> None:
 # -- skipping ---------------------------------------------------------------------
 
 
-def test_handler_that_cannot_run_is_skipped(levels: Levels) -> None:
-    """One that nobody named, and that lacks a setting, is skipped for that reason."""
+def test_unselected_handler_without_its_settings_is_skipped(levels: Levels) -> None:
+    """A handler not selected by name is skipped if it lacks a setting."""
     result = planned(Configured, configured(levels), named=False)
     assert (result.models, result.faults, result.warnings) == ((), (), ())
     reasons = [(each.handler, each.reason) for each in result.skipped]
     assert reasons == [("fraud", "needs models.fraud.settings.path")]
 
 
-def test_named_handler_that_cannot_run_is_a_fault(levels: Levels) -> None:
-    """One that is named, and lacks a setting, is a configuration fault."""
+def test_selected_handler_without_its_settings_is_a_fault(levels: Levels) -> None:
+    """A handler selected by name that lacks a setting is a configuration fault."""
     result = planned(Configured, configured(levels))
     assert result.faults == ("models.fraud.settings.path: required, but not set",)
     assert (result.skipped, result.warnings) == ((), ())
 
 
-def test_handler_with_some_settings_is_meant_to_run(levels: Levels) -> None:
-    """One that nobody named, but for which something is set, is not skipped."""
+def test_handler_with_some_settings_is_not_skipped(levels: Levels) -> None:
+    """A handler not selected by name is not skipped if any of its settings is set."""
     given = as_argument("fraud", "settings.scale", "2")
     result = planned(Configured, configured(levels, given), named=False)
     assert result.faults == ("models.fraud.settings.path: required, but not set",)
@@ -731,10 +735,10 @@ def test_handler_with_some_settings_is_meant_to_run(levels: Levels) -> None:
     ],
     ids=["stray", "both", "order", "unknown", "no max", "none", "no object"],
 )
-def test_options_of_replicas_that_do_not_fit(
+def test_conflicting_replica_options_are_faults(
     levels: Levels, given: dict[str, Any], fault: str
 ) -> None:
-    """Each is a fault that says what is wrong, before anything is started."""
+    """Invalid replica options are faults that say what is wrong."""
     document = json.dumps({"fraud": given})
     configuration = configured(levels, Given("", environ={"OIP_MODELS": document}))
     values, _ = group_by_model(configuration.origins, [FRAUD])
@@ -743,8 +747,8 @@ def test_options_of_replicas_that_do_not_fit(
     assert fault in "\n".join(faults)
 
 
-def test_options_of_replicas_are_ray_serves() -> None:
-    """What an operator sets is what Ray Serve is asked for, and no more."""
+def test_replica_options_are_passed_to_ray_serve() -> None:
+    """The options that an operator sets are passed to Ray Serve."""
     options = ModelOptions(
         replicas=2,
         num_cpus=0.5,
@@ -754,14 +758,14 @@ def test_options_of_replicas_are_ray_serves() -> None:
     )
     asked = deployment_options(Configured, options)
     assert 2 == asked["num_replicas"]
-    assert 4 == asked["max_ongoing_requests"]  # one that runs, and three more
+    assert 4 == asked["max_ongoing_requests"]  # one running, and three more
     environment = {"env_vars": {"A": "b"}, "py_executable": "/opt/fraud/bin/python"}
     actor = {"num_cpus": 0.5, "resources": {"tpu": 1.0}, "runtime_env": environment}
     assert actor == asked["ray_actor_options"]
 
 
 def test_replicas_need_ray(levels: Levels, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Ray a model with replicas is a fault that says what to install."""
+    """Without Ray, a model with replicas is a fault that says what to install."""
     given = as_argument("fraud", "replicas", "2")
     monkeypatch.setattr("oip_host.host.replication.find_spec", lambda name: None)
     assert (
@@ -773,7 +777,10 @@ def test_replicas_need_ray(levels: Levels, monkeypatch: pytest.MonkeyPatch) -> N
 def test_packages_of_replicas_need_pip(
     levels: Levels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray would fail after minutes, and say why in a file."""
+    """A `runtime_env` with pip packages is a fault if pip is not installed.
+
+    Ray itself would fail only minutes later and give the reason in a file.
+    """
     found = {"ray": True}
     monkeypatch.setattr("oip_host.host.replication.find_spec", found.get)
     document = {"fraud": {"replicas": 1, "runtime_env": {"pip": ["humanize"]}}}
@@ -783,10 +790,10 @@ def test_packages_of_replicas_need_pip(
     assert "models.fraud.runtime_env: Ray installs packages with pip" in faults[0]
 
 
-def test_a_handler_apart_is_not_imported(levels: Levels) -> None:
-    """What only replicas can import stays out of the host, and its settings are masked.
+def test_handler_of_replicas_only_is_not_imported(levels: Levels) -> None:
+    """The host does not import a handler that runs in another Python environment.
 
-    The host cannot know which of them are secrets.
+    All its settings are masked, since the host cannot know which are secrets.
     """
 
     def fail() -> Any:

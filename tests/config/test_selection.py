@@ -1,4 +1,4 @@
-"""The grammar of `OIP_HANDLERS`, form by form, and where its faults are."""
+"""The grammar of `OIP_HANDLERS`, form by form, and the positions of its faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fault(position: int, found: str) -> str:
 
 # -- forms ------------------------------------------------------------------------
 
-# the handler as written, and the model's name that follows from it
+# the handler as written, and the default name of its model
 HANDLERS = {
     "sklearn": "sklearn",
     "my-handler_2.x": "my-handler_2.x",
@@ -37,7 +37,7 @@ each_handler = pytest.mark.parametrize("handler", HANDLERS)
 
 @each_handler
 def test_handler_alone_names_its_model(handler: str) -> None:
-    """Without a model the handler's own last name is the model's, in version 1."""
+    """A handler without a model name gives the model its last name, in version 1."""
     expected = Item(handler, model=HANDLERS[handler], version="1", optional=False)
     assert parse(handler) == (Selection((expected,)), [])
 
@@ -49,7 +49,7 @@ def test_handler_alone_names_its_model(handler: str) -> None:
 def test_model_version_handler_and_mark(
     model: str, version: str, optional: str, handler: str
 ) -> None:
-    """`model@version=handler?` gives each of its parts, whichever are left out."""
+    """`model@version=handler?` parses into its parts, each of which is optional."""
     text = f"{model}{'@' + version if version else ''}={handler}{optional}"
     expected = Item(handler, model, version or DEFAULT_VERSION, bool(optional))
     assert parse(text) == (Selection((expected,)), [])
@@ -57,7 +57,7 @@ def test_model_version_handler_and_mark(
 
 @each_handler
 def test_optional_handler_without_a_model(handler: str) -> None:
-    """`handler?` is optional under the handler's own name."""
+    """`handler?` is optional and named after the handler."""
     selection, faults = parse(f"{handler}?")
     assert faults == []
     assert [(item.model, item.optional) for item in selection.items] == [
@@ -66,13 +66,13 @@ def test_optional_handler_without_a_model(handler: str) -> None:
 
 
 @each_handler
-def test_exclusion_alone_leaves_everything_else(handler: str) -> None:
-    """`-handler` alone is everything but that handler."""
+def test_exclusion_alone_selects_all_others(handler: str) -> None:
+    """`-handler` alone selects every other handler."""
     assert parse(f"-{handler}") == (Selection((), (handler,), everything=True), [])
 
 
 def test_one_handler_for_several_models() -> None:
-    """A handler may serve several models, and several versions of one."""
+    """A handler may serve several models, and several versions of one model."""
     selection, faults = parse("fraud=sklearn,churn=sklearn,churn@2=sklearn")
     assert faults == []
     assert selection == Selection(
@@ -85,14 +85,14 @@ def test_one_handler_for_several_models() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "*", " * ", "*,*"])
-def test_unset_or_star_is_everything(text: str | None) -> None:
-    """Unset and `*` ask for every handler."""
+def test_unset_or_star_selects_everything(text: str | None) -> None:
+    """An unset value and `*` both select every handler."""
     assert parse(text) == (Selection(everything=True), [])
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "\u3000"])
 def test_empty_is_a_fault(text: str) -> None:
-    """Empty text asks for none, which is a fault that says what to write."""
+    """An empty value is a fault that says what to write."""
     selection, faults = parse(text)
     assert selection == Selection()
     expected = "OIP_HANDLERS is empty, expected handler names, or * for all"
@@ -104,13 +104,13 @@ def test_empty_is_a_fault(text: str) -> None:
     [("*,m=a,-b", True), ("m=a,-b,*", True), ("-b,m=a", False), ("m=a,-b", False)],
 )
 def test_star_named_and_excluded_together(text: str, everything: bool) -> None:
-    """`*` adds all others to what is named; without it only the named are asked for."""
+    """`*` adds all other handlers to the named ones, which are otherwise the only ones."""
     expected = Selection((Item("a", "m"),), ("b",), everything)
     assert parse(text) == (expected, [])
 
 
 def test_order_is_kept() -> None:
-    """Items and exclusions stand in the order in which they are written."""
+    """Items and exclusions keep the order in which they are written."""
     selection, _ = parse("c,-z,a,-y,b")
     assert [item.handler for item in selection.items] == ["c", "a", "b"]
     assert selection.excluded == ("z", "y")
@@ -126,8 +126,8 @@ def test_order_is_kept() -> None:
     ],
     ids=["none", "spaces", "lines", "tab"],
 )
-def test_space_around_items_does_not_matter(text: str) -> None:
-    """Items may be spaced and stand on lines of their own, as in a manifest."""
+def test_whitespace_around_items_is_ignored(text: str) -> None:
+    """Items may be surrounded by spaces or be on separate lines, as in a manifest."""
     items = (Item("a", "a"), Item("b", "m", optional=True))
     assert parse(text) == (Selection(items, ("c",), everything=True), [])
 
@@ -172,16 +172,16 @@ def test_space_around_items_does_not_matter(text: str) -> None:
     ],
 )
 def test_fault_names_its_position(text: str, position: int, found: str) -> None:
-    """A fault says at which character of the whole text it is, and what stands there.
+    """A fault gives its character position in the whole text and what was found.
 
-    The same item is the same fault wherever it stands, as far from the start as it is.
+    The same item gives the same fault at any position.
     """
     assert fault(position, found) in parse(text)[1]
     assert fault(position + 4, found) in parse(f"  x,{text}")[1]
 
 
-def test_faults_are_told_at_once_beside_what_is_right() -> None:
-    """Each wrong item has its line, in order; the others are in the selection."""
+def test_faults_are_reported_together() -> None:
+    """Each invalid item has a line, in order; the valid items are selected."""
     selection, faults = parse("good, b?d, x=,, -good?, m@2=fine?")
     assert selection == Selection((Item("good", "good"), Item("fine", "m", "2", True)))
     assert faults == [
@@ -193,8 +193,8 @@ def test_faults_are_told_at_once_beside_what_is_right() -> None:
 
 
 @pytest.mark.parametrize("text", [",", "=", "-a?,"])
-def test_faults_alone_do_not_ask_for_everything(text: str) -> None:
-    """Where nothing is right nothing is asked for: never all by mistake."""
+def test_only_faults_select_nothing(text: str) -> None:
+    """A text without any valid item selects nothing, and never everything."""
     selection, faults = parse(text)
     assert selection == Selection()
     assert faults
@@ -209,8 +209,8 @@ TEXTS = st.text() | st.lists(PIECES, max_size=12).map("".join)
 @given(text=TEXTS)
 @example(text="\x1f,a")
 @example(text="a\u2028=b")
-def test_any_text_parses_or_has_faults_within_it(text: str) -> None:
-    """Any text is a selection, or faults at positions within it; nothing raises."""
+def test_any_text_parses_or_has_faults(text: str) -> None:
+    """Any text gives a selection, or faults at positions within it; nothing raises."""
     selection, faults = parse(text)
     asked = bool(selection.items or selection.excluded or selection.everything)
     assert asked or faults
@@ -243,10 +243,8 @@ ITEMS = st.builds(
 
 
 @given(items=st.lists(ITEMS, max_size=4), excluded=st.lists(REFERENCES, max_size=2))
-def test_what_is_written_is_what_is_read(
-    items: list[Item], excluded: list[str]
-) -> None:
-    """Every selection that can be written reads back as itself."""
+def test_selection_round_trips(items: list[Item], excluded: list[str]) -> None:
+    """Every selection that can be written parses back to itself."""
     words = [
         f"{item.model}@{item.version}={item.handler}{'?' if item.optional else ''}"
         for item in items
@@ -255,8 +253,8 @@ def test_what_is_written_is_what_is_read(
     assert parse(text) == (Selection(tuple(items), tuple(excluded), True), [])
 
 
-def test_every_part_of_the_grammar_is_in_the_fault() -> None:
-    """The text of a fault writes each form as it is accepted."""
+def test_fault_lists_the_whole_grammar() -> None:
+    """A fault shows the whole grammar, and each of its forms is accepted."""
     forms = ["handler", "model=handler", "model@version=handler"]
     written = [form + mark for form, mark in product(forms, ["", "?"])]
     for text in [*written, "-handler", "*"]:

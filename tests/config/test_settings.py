@@ -1,4 +1,4 @@
-"""The options of the server: their names, their levels, and what is refused."""
+"""The server's options: names, levels, precedence and rejected values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEVELS = ("argument", "environment", "property")
 
 @dataclass(frozen=True)
 class Option:
-    """A row of aiSSEMBLE's table, with three other values as text and as read."""
+    """A row of aiSSEMBLE's table, with three other values as text and as parsed."""
 
     name: str
     argument: str
@@ -46,7 +46,7 @@ class Option:
         }[level]
 
     def given(self, texts: Mapping[str, str]) -> dict[str, Any]:
-        """The arguments of `Levels.read` that give a text at each of the levels."""
+        """Return the arguments of `Levels.read` that set a text at each level."""
         levels: dict[str, Any] = {}
         if "argument" in texts:
             levels["arguments"] = [f"{self.argument}={texts['argument']}"]
@@ -109,7 +109,7 @@ def levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Levels:
 
 
 def effective(configuration: Configuration, name: str) -> tuple[str, str]:
-    """An option's value and source, as `check` shows them."""
+    """Return an option's value and source, as `check` shows them."""
     rows = {row[0]: (row[1], row[2]) for row in configuration.list_effective()}
     return rows[name]
 
@@ -117,16 +117,16 @@ def effective(configuration: Configuration, name: str) -> tuple[str, str]:
 # -- the table --------------------------------------------------------------------
 
 
-def test_first_nine_options_are_the_table() -> None:
-    """aiSSEMBLE's nine options stand first, in its order; the host's follow."""
+def test_first_nine_options_match_the_table() -> None:
+    """aiSSEMBLE's nine options come first, in its order, before the host's own."""
     names = list(Settings.model_fields)
     assert names[:9] == [option.name for option in TABLE]
     assert all(name.startswith(("oip_", "auth_")) for name in names[9:])
 
 
 @each_option
-def test_names_follow_from_the_option(option: Option) -> None:
-    """Argument and variable of an option are those of the table."""
+def test_argument_and_variable_match_the_table(option: Option) -> None:
+    """An option's argument and variable are those in the table."""
     assert flag(option.name) == option.argument
     assert option.name.upper() == option.variable
 
@@ -135,8 +135,8 @@ def test_names_follow_from_the_option(option: Option) -> None:
 
 
 @each_option
-def test_default_without_any_level(option: Option, levels: Levels) -> None:
-    """Where nobody sets an option it has the table's default, and says so."""
+def test_unset_option_has_the_default(option: Option, levels: Levels) -> None:
+    """An option that is not set has the table's default, with the source `default`."""
     configuration, faults = levels.read()
     assert faults == []
     assert getattr(configuration.settings, option.name) == option.default
@@ -148,7 +148,7 @@ def test_default_without_any_level(option: Option, levels: Levels) -> None:
 def test_each_level_sets_each_option(
     level: str, option: Option, levels: Levels
 ) -> None:
-    """Each level alone sets the option, and is told as the source of the value."""
+    """Each level alone sets the option and is shown as the source of the value."""
     for text, value in option.values:
         configuration, faults = levels.read(**option.given({level: text}))
         assert faults == []
@@ -160,10 +160,10 @@ def test_each_level_sets_each_option(
 
 @each_option
 @pytest.mark.parametrize("pair", list(combinations(LEVELS, 2)), ids="-over-".join)
-def test_of_two_levels_the_higher_one_wins(
+def test_higher_of_two_levels_wins(
     pair: tuple[str, str], option: Option, levels: Levels
 ) -> None:
-    """Argument over environment over property, whichever of two values is higher."""
+    """An argument beats the environment, which beats a property, for any values."""
     high, low = pair
     first, second = option.values[:2]
     for above, below in ((first, second), (second, first)):
@@ -175,8 +175,8 @@ def test_of_two_levels_the_higher_one_wins(
 
 
 @each_option
-def test_of_all_levels_the_argument_wins(option: Option, levels: Levels) -> None:
-    """With a value at every level the argument's is in effect."""
+def test_argument_wins_over_all_levels(option: Option, levels: Levels) -> None:
+    """If every level sets a value, the argument's value is in effect."""
     texts = {
         level: text
         for level, (text, _) in zip(LEVELS, option.values, strict=True)
@@ -187,7 +187,7 @@ def test_of_all_levels_the_argument_wins(option: Option, levels: Levels) -> None
 
 @each_option
 def test_higher_level_can_restore_the_default(option: Option, levels: Levels) -> None:
-    """A default given by argument stands against a property, and is told as given."""
+    """A default given as an argument overrides a property and is shown as given."""
     text = "" if option.default is None else str(option.default)
     given = option.given({"argument": text, "property": option.values[0][0]})
     configuration, faults = levels.read(**given)
@@ -198,7 +198,7 @@ def test_higher_level_can_restore_the_default(option: Option, levels: Levels) ->
 
 @each_option
 def test_argument_in_two_tokens(option: Option, levels: Levels) -> None:
-    """`--flag value` is the same as `--flag=value`, and of several the last counts."""
+    """`--flag value` is the same as `--flag=value`; the last of several wins."""
     first, last = option.values[:2]
     arguments = [option.argument, first[0], option.argument, last[0]]
     configuration, faults = levels.read(arguments)
@@ -207,7 +207,7 @@ def test_argument_in_two_tokens(option: Option, levels: Levels) -> None:
 
 
 def test_all_levels_reach_the_command(tmp_path: Path) -> None:
-    """`oip-host check` resolves the four levels in a process of its own."""
+    """`oip-host check` resolves all four levels in its own process."""
     (tmp_path / "oip.properties").write_text(
         "kserve_http_port=9003\nkserve_grpc_port=9003\nkserve_workers=1\n"
         "oip_bind=127.0.0.1\n"
@@ -249,7 +249,7 @@ SPELLINGS = [
 def test_booleans_in_every_spelling_of_kserve(
     level: str, option: Option, levels: Levels
 ) -> None:
-    """What KServe's `strtobool` reads is read the same way, in any case."""
+    """Every spelling that KServe's `strtobool` accepts is accepted, in any case."""
     for spelling in SPELLINGS:
         configuration, faults = levels.read(**option.given({level: spelling}))
         assert faults == [], spelling
@@ -261,8 +261,8 @@ def test_booleans_in_every_spelling_of_kserve(
     "text",
     ["", "2", "-1", "01", "1.0", "maybe", "tru", "truee", "None", " true", "oui"],
 )
-def test_other_spellings_of_booleans_are_refused(text: str, levels: Levels) -> None:
-    """What `strtobool` refuses is a fault that shows the text, with the default."""
+def test_other_boolean_spellings_are_rejected(text: str, levels: Levels) -> None:
+    """A spelling that `strtobool` rejects is a fault; the default stays in effect."""
     with pytest.raises(ValueError, match="invalid truth value"):
         kserve.utils.strtobool(text)
     for option in BOOLEANS:
@@ -274,10 +274,10 @@ def test_other_spellings_of_booleans_are_refused(text: str, levels: Levels) -> N
 
 @pytest.mark.parametrize("option", OPTIONALS, ids=lambda option: option.name)
 @pytest.mark.parametrize("level", LEVELS)
-def test_empty_is_none_for_the_optional_ones(
+def test_empty_value_of_optional_option_is_none(
     level: str, option: Option, levels: Levels
 ) -> None:
-    """An empty value of an optional option is None, at every level."""
+    """An empty value of an optional option is `None`, at every level."""
     configuration, faults = levels.read(**option.given({level: ""}))
     assert faults == []
     assert getattr(configuration.settings, option.name) is None
@@ -288,7 +288,7 @@ def test_empty_is_none_for_the_optional_ones(
     "option", [o for o in TABLE if o not in OPTIONALS], ids=lambda option: option.name
 )
 @pytest.mark.parametrize("level", LEVELS)
-def test_empty_is_refused_for_the_others(
+def test_empty_value_of_other_options_is_rejected(
     level: str, option: Option, levels: Levels
 ) -> None:
     """An empty value of any other option is a fault that names where it was set."""
@@ -300,8 +300,8 @@ def test_empty_is_refused_for_the_others(
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("text", ["abc", "80a", "8080.5", "1e3", "0x50", "None"])
-def test_text_for_a_number_is_refused(text: str, level: str, levels: Levels) -> None:
-    """What is no integer is a fault with the text and what is expected."""
+def test_text_for_a_number_is_rejected(text: str, level: str, levels: Levels) -> None:
+    """A value that is not an integer is a fault with the text and what is expected."""
     option = TABLE[0]
     configuration, faults = levels.read(**option.given({level: text}))
     assert faults == [
@@ -319,17 +319,17 @@ def test_text_for_a_number_is_refused(text: str, level: str, levels: Levels) -> 
         ("99999999999999999999", "expected less than or equal to 65535"),
     ],
 )
-def test_port_out_of_range_is_refused(
+def test_port_out_of_range_is_rejected(
     port: str, expected: str, option: Option, levels: Levels
 ) -> None:
-    """A port is from 0, which is any free one, to 65535."""
+    """A port is between 0, which means any free port, and 65535."""
     _, faults = levels.read([f"{option.argument}={port}"])
     assert faults == [f"{option.argument}: found {port!r}, {expected}"]
 
 
 @pytest.mark.parametrize("port", ["0", "65535"])
 def test_port_at_the_edge_of_its_range_is_accepted(port: str, levels: Levels) -> None:
-    """The least and the greatest port are ports."""
+    """The lowest and the highest port are accepted."""
     configuration, faults = levels.read([f"--http_port={port}"])
     assert faults == []
     assert configuration.settings.kserve_http_port == int(port)
@@ -346,21 +346,21 @@ def test_port_at_the_edge_of_its_range_is_accepted(port: str, levels: Levels) ->
         ("--max_body_bytes=0", "1"),
     ],
 )
-def test_number_below_its_least_is_refused(
+def test_number_below_its_minimum_is_rejected(
     argument: str, least: str, levels: Levels
 ) -> None:
-    """A number below the least one is a fault that names the least."""
+    """A number below the minimum is a fault that names the minimum."""
     name, _, value = argument.partition("=")
     _, faults = levels.read([argument])
     expected = f"{name}: found {value!r}, expected greater than or equal to {least}"
     assert faults == [expected]
 
 
-# -- what nobody knows ------------------------------------------------------------
+# -- unknown names ----------------------------------------------------------------
 
 
-def test_unknown_property_is_a_fault_with_the_nearest_name(levels: Levels) -> None:
-    """A property of no option is a fault, and the others are in effect all the same."""
+def test_unknown_property_is_a_fault_with_nearest_name(levels: Levels) -> None:
+    """An unknown property is a fault; the other properties still take effect."""
     configuration, faults = levels.read(
         properties={"kserve_htp_port": "1", "kserve_grpc_port": "9003"}
     )
@@ -372,14 +372,14 @@ def test_unknown_property_is_a_fault_with_the_nearest_name(levels: Levels) -> No
     assert configuration.settings.kserve_grpc_port == 9003
 
 
-def test_property_like_nothing_has_no_nearest_name(levels: Levels) -> None:
-    """No name is proposed where none is like the one given."""
+def test_no_similar_property_means_no_nearest_name(levels: Levels) -> None:
+    """No nearest name is suggested if no property has a similar name."""
     _, faults = levels.read(properties={"zzz": "1"})
     assert faults == ["oip.properties: unknown property 'zzz'"]
 
 
-def test_argument_of_no_option_is_left_for_kserve(levels: Levels) -> None:
-    """Other arguments keep their order and spelling, and abbreviate no option."""
+def test_unknown_argument_is_left_for_kserve(levels: Levels) -> None:
+    """Other arguments keep their order and spelling, and do not abbreviate options."""
     others = ["--log_config_file", "x.yaml", "--http=1", "--grpc_max_send_message=2"]
     configuration, faults = levels.read(["--http_port=9001", *others])
     assert faults == []
@@ -388,7 +388,7 @@ def test_argument_of_no_option_is_left_for_kserve(levels: Levels) -> None:
 
 
 def test_unknown_argument_stops_the_command() -> None:
-    """`check` refuses an argument of nobody, with the nearest name: exit code 2."""
+    """`check` rejects an unknown argument with the nearest name and exit code 2."""
     done = oip_host("check", "--handlers=fakes:Echo", "--http_prot=1")
     assert done.returncode == 2
     assert (
@@ -406,7 +406,7 @@ def test_unknown_argument_stops_the_command() -> None:
 def test_misspelt_variable_is_a_warning(
     name: str, expected: str, levels: Levels
 ) -> None:
-    """A variable much like an option's is told, and is no fault."""
+    """A variable whose name resembles an option's is a warning, not a fault."""
     configuration, faults = levels.read(environ={name: "1"})
     assert faults == []
     assert len(configuration.warnings) == 1
@@ -425,8 +425,8 @@ def test_misspelt_variable_is_a_warning(
         "OIP_HOST_SERVICE_HOST",
     ],
 )
-def test_other_variables_are_no_warning(name: str, levels: Levels) -> None:
-    """Variables of others, of KServe, of options and of models are not told."""
+def test_other_variables_give_no_warning(name: str, levels: Levels) -> None:
+    """Variables of KServe, options, models or other programs give no warning."""
     configuration, _ = levels.read(environ={name: "1"})
     assert configuration.warnings == ()
 
@@ -434,8 +434,8 @@ def test_other_variables_are_no_warning(name: str, levels: Levels) -> None:
 # -- faults together --------------------------------------------------------------
 
 
-def test_faults_of_all_levels_are_told_at_once(levels: Levels) -> None:
-    """Every fault of every level is one line, and what is right stays in effect."""
+def test_faults_of_all_levels_are_reported_together(levels: Levels) -> None:
+    """Every fault of every level has one line; the valid values still take effect."""
     configuration, faults = levels.read(
         arguments=["--http_port=x", "--max_threads", "--models=[", "--workers=3"],
         environ={"KSERVE_ENABLE_GRPC": "maybe", "OIP_MODELS": "5"},
@@ -460,8 +460,8 @@ def test_faults_of_all_levels_are_told_at_once(levels: Levels) -> None:
     assert (settings.kserve_http_port, settings.kserve_grpc_port) == (8080, 8081)
 
 
-def test_fault_at_a_higher_level_is_not_healed_below(levels: Levels) -> None:
-    """A wrong argument is a fault although the environment has a right value."""
+def test_fault_at_higher_level_is_reported(levels: Levels) -> None:
+    """An invalid argument is a fault even if the environment has a valid value."""
     configuration, faults = levels.read(
         ["--http_port=x"], environ={"KSERVE_HTTP_PORT": "9002"}
     )
@@ -469,8 +469,8 @@ def test_fault_at_a_higher_level_is_not_healed_below(levels: Levels) -> None:
     assert configuration.settings.kserve_http_port == 8080
 
 
-def test_fault_at_a_lower_level_is_hidden_by_a_right_value(levels: Levels) -> None:
-    """A wrong value that is not in effect is no fault."""
+def test_fault_at_overridden_level_is_ignored(levels: Levels) -> None:
+    """An invalid value that is overridden is not a fault."""
     configuration, faults = levels.read(
         ["--http_port=9001"], environ={"KSERVE_HTTP_PORT": "x"}
     )
@@ -483,8 +483,10 @@ def test_fault_at_a_lower_level_is_hidden_by_a_right_value(levels: Levels) -> No
     [["--http_port"], ["--http_port", "--workers=2"]],
     ids=["last", "before another"],
 )
-def test_argument_without_its_value(arguments: Sequence[str], levels: Levels) -> None:
-    """An argument without its value is a fault of its own alone."""
+def test_argument_without_a_value_is_a_fault(
+    arguments: Sequence[str], levels: Levels
+) -> None:
+    """An argument without a value is exactly one fault."""
     _, faults = levels.read(arguments)
     assert faults == ["--http_port: found no value, expected --http_port=…"]
 
@@ -501,8 +503,8 @@ WORDS = st.one_of(
 
 
 @given(arguments=st.lists(WORDS, max_size=5))
-def test_no_arguments_raise(arguments: list[str]) -> None:
-    """Whatever the arguments are, they give a configuration and lines of faults."""
+def test_arbitrary_arguments_never_raise(arguments: list[str]) -> None:
+    """Any arguments give a configuration and a list of faults."""
     configuration, faults = read(arguments, {})
     assert isinstance(configuration.settings, Settings)
     assert all(isinstance(fault, str) and fault for fault in faults)
@@ -515,12 +517,12 @@ OVERRIDES = "KRAUSENING_OVERRIDE_EXTENSIONS"
 
 
 def encrypted(text: str, password: str) -> str:
-    """A property's value as Krausening's own tool encrypts it."""
+    """Return a property's value as Krausening's own tool encrypts it."""
     return f"ENC({PropertyEncryptor().encrypt(text, password.encode())!s})"
 
 
-def test_properties_are_not_looked_for_without_krausening(levels: Levels) -> None:
-    """Without a Krausening variable no file is read, and Krausening not imported."""
+def test_properties_need_a_krausening_variable(levels: Levels) -> None:
+    """Without a Krausening variable, no file is read and Krausening is not imported."""
     (levels.directory / "oip.properties").write_text("kserve_http_port=9003\n")
     program = (
         "import sys; from oip_host.config.configuration import read; read([]);"
@@ -531,8 +533,8 @@ def test_properties_are_not_looked_for_without_krausening(levels: Levels) -> Non
     assert levels.read()[0].settings.kserve_http_port == 8080
 
 
-def test_later_layers_of_krausening_override_earlier_ones(levels: Levels) -> None:
-    """Base, then extensions, then overriding extensions; each adds and replaces."""
+def test_later_krausening_layers_override_earlier_ones(levels: Levels) -> None:
+    """The base, extensions and override extensions add and replace, in this order."""
     names = ["kserve_http_port", "kserve_grpc_port", "kserve_workers", "oip_bind"]
     levels.properties(dict(zip(names, ("1", "1", "1", "base"), strict=True)))
     levels.properties(dict.fromkeys(names[:2], "2"), EXTENSIONS)
@@ -544,8 +546,8 @@ def test_later_layers_of_krausening_override_earlier_ones(levels: Levels) -> Non
 
 
 @pytest.mark.parametrize("layer", ["KRAUSENING_BASE", EXTENSIONS, OVERRIDES])
-def test_each_layer_of_krausening_stands_alone(layer: str, levels: Levels) -> None:
-    """Each of the three directories is enough."""
+def test_each_krausening_layer_works_alone(layer: str, levels: Levels) -> None:
+    """Each of the three directories works without the other two."""
     levels.properties({"kserve_http_port": "9003"}, layer)
     configuration, faults = levels.read()
     assert faults == []
@@ -553,7 +555,7 @@ def test_each_layer_of_krausening_stands_alone(layer: str, levels: Levels) -> No
 
 
 def test_properties_are_as_krausening_reads_them(levels: Levels) -> None:
-    """The host has the values that Krausening's PropertyManager has, layer on layer."""
+    """The host reads the values that Krausening's `PropertyManager` reads."""
     base = {
         "kserve_access_log_format": "caf\\u00e9 = $OIP_TEST_WORD ${OIP_TEST_NONE}",
         "models.a.settings.text": "two \\\n    lines",
@@ -586,7 +588,7 @@ def test_properties_are_as_krausening_reads_them(levels: Levels) -> None:
 
 
 def test_encrypted_property_is_decrypted_and_masked(levels: Levels) -> None:
-    """`ENC(...)` is in effect in clear, and shown to nobody."""
+    """`ENC(...)` takes effect decrypted, and is masked in listings."""
     levels.monkeypatch.setenv("KRAUSENING_PASSWORD", "pass word")
     configuration, faults = levels.read(
         properties={
@@ -602,8 +604,8 @@ def test_encrypted_property_is_decrypted_and_masked(levels: Levels) -> None:
     assert "9003" not in str(list(configuration.list_effective()))
 
 
-def test_wrong_secret_is_not_shown(levels: Levels) -> None:
-    """The fault of an encrypted value names its property, not the clear text."""
+def test_invalid_secret_is_not_shown(levels: Levels) -> None:
+    """The fault of an encrypted value names its property and not the decrypted text."""
     levels.monkeypatch.setenv("KRAUSENING_PASSWORD", "pass word")
     secret = encrypted("hunter2", "pass word")
     _, faults = levels.read(properties={"kserve_http_port": secret})
@@ -611,8 +613,8 @@ def test_wrong_secret_is_not_shown(levels: Levels) -> None:
     assert faults == [f"{source}: found ********, expected a valid integer"]
 
 
-def test_secret_at_a_higher_level_is_not_masked_by_a_lower_one(levels: Levels) -> None:
-    """Only the value in effect decides: an argument over `ENC(...)` is shown."""
+def test_argument_over_a_secret_is_shown(levels: Levels) -> None:
+    """Only the value in effect is masked: an argument over `ENC(...)` is shown."""
     levels.monkeypatch.setenv("KRAUSENING_PASSWORD", "pass word")
     configuration, _ = levels.read(
         ["--http_port=9001"],
@@ -633,7 +635,10 @@ def test_secret_at_a_higher_level_is_not_masked_by_a_lower_one(levels: Levels) -
 def test_each_value_that_does_not_decrypt_is_a_fault(
     password: str | None, expected: str, levels: Levels
 ) -> None:
-    """A wrong or missing password is told for each value; the others are in effect."""
+    """A wrong or missing password is a fault for each encrypted value.
+
+    The other values still take effect.
+    """
     if password is not None:
         levels.monkeypatch.setenv("KRAUSENING_PASSWORD", password)
     names = ["kserve_http_port", "models.fraud.settings.key"]
@@ -645,8 +650,8 @@ def test_each_value_that_does_not_decrypt_is_a_fault(
 
 
 @pytest.mark.parametrize("value", ["ENC(", "ENC()", "ENC(no base64!)", "ENC(abcd)"])
-def test_what_was_never_encrypted_does_not_decrypt(value: str, levels: Levels) -> None:
-    """Damaged `ENC(...)` is one fault line, which does not show the value."""
+def test_damaged_encrypted_value_is_a_fault(value: str, levels: Levels) -> None:
+    """Damaged `ENC(...)` is one fault, which does not show the value."""
     levels.monkeypatch.setenv("KRAUSENING_PASSWORD", "pass word")
     _, faults = levels.read(properties={"kserve_http_port": value})
     assert len(faults) == 1
@@ -655,8 +660,8 @@ def test_what_was_never_encrypted_does_not_decrypt(value: str, levels: Levels) -
 
 
 @pytest.mark.parametrize("layer", ["KRAUSENING_BASE", EXTENSIONS, OVERRIDES])
-def test_directory_that_is_missing_is_a_fault(layer: str, levels: Levels) -> None:
-    """A Krausening variable that names no directory is a fault by its name."""
+def test_missing_krausening_directory_is_a_fault(layer: str, levels: Levels) -> None:
+    """A Krausening variable with a missing directory is a fault under its name."""
     missing = levels.directory / "missing"
     levels.monkeypatch.setenv(layer, str(missing))
     configuration, faults = levels.read(["--workers=3"])
@@ -664,16 +669,16 @@ def test_directory_that_is_missing_is_a_fault(layer: str, levels: Levels) -> Non
     assert configuration.settings.kserve_workers == 3
 
 
-def test_directories_without_the_file_are_told(levels: Levels) -> None:
-    """No `oip.properties` anywhere is a warning: the directory may serve others."""
+def test_directories_without_properties_give_a_warning(levels: Levels) -> None:
+    """A missing `oip.properties` is a warning: the directory may serve others."""
     levels.monkeypatch.setenv("KRAUSENING_BASE", str(levels.directory))
     configuration, faults = levels.read()
     assert faults == []
     assert (f"no oip.properties in {levels.directory}",) == configuration.warnings
 
 
-def test_file_that_cannot_be_read_is_a_fault(levels: Levels) -> None:
-    """A file that is no properties file is a fault with its path."""
+def test_unreadable_properties_file_is_a_fault(levels: Levels) -> None:
+    """A file that is not a valid properties file is a fault with its path."""
     file = levels.properties({})
     file.write_bytes(b"kserve_http_port=\\u00zz")
     _, faults = levels.read()
@@ -682,7 +687,7 @@ def test_file_that_cannot_be_read_is_a_fault(levels: Levels) -> None:
 
 
 def test_properties_are_read_anew_each_time(levels: Levels) -> None:
-    """A file that has changed is read as it is now, in the same process."""
+    """A changed file is read again in the same process."""
     levels.read(properties={"kserve_http_port": "9003", "kserve_workers": "2"})
     configuration, _ = levels.read(properties={"kserve_http_port": "9004"})
     settings = configuration.settings
@@ -690,7 +695,7 @@ def test_properties_are_read_anew_each_time(levels: Levels) -> None:
 
 
 def test_reading_leaves_no_thread_behind(levels: Levels) -> None:
-    """Options are read once: no thread goes on watching their directories."""
+    """Reading the options starts no thread that watches their directories."""
     before = threading.active_count()
     levels.read(properties={"kserve_http_port": "9003"})
     assert before == threading.active_count()

@@ -1,4 +1,4 @@
-"""Files that are read again when they change."""
+"""Files that are reloaded when they change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oip_host.errors import ConfigurationError
 
 
 def watched(*paths: Path) -> WatchedFile[str]:
-    """The numbers in some files; another text is a fault."""
+    """Return a `WatchedFile` that loads the integers in the given files."""
 
     def load() -> str:
         return ",".join(str(int(path.read_text())) for path in paths)
@@ -30,7 +30,7 @@ def write(path: Path, text: str) -> None:
     os.utime(path, ns=(before + 10**9, before + 10**9))
 
 
-def test_a_change_is_read_once(tmp_path: Path) -> None:
+def test_change_is_read_once(tmp_path: Path) -> None:
     """A check reads the file again only if it has changed."""
     path = tmp_path / "f"
     write(path, "1")
@@ -43,8 +43,8 @@ def test_a_change_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by_link", [False, True], ids=["moved", "link"])
-def test_another_file_in_its_place_is_a_change(tmp_path: Path, by_link: bool) -> None:
-    """It does not matter whether a file is moved there or a link to it is turned."""
+def test_replaced_file_counts_as_changed(tmp_path: Path, by_link: bool) -> None:
+    """Moving another file into place, or switching a link, counts as a change."""
     path, other = tmp_path / "f", tmp_path / "other"
     (tmp_path / "first").write_text("1")
     other.write_text("2")
@@ -61,10 +61,13 @@ def test_another_file_in_its_place_is_a_change(tmp_path: Path, by_link: bool) ->
 
 
 @pytest.mark.parametrize("text", ["", "x", None], ids=["empty", "wrong", "gone"])
-def test_a_fault_keeps_the_value_and_is_reported_once(
+def test_fault_keeps_value_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str | None
 ) -> None:
-    """The log says so at the second check; a good file later counts again."""
+    """A file that fails to load keeps its value; a good file later is loaded.
+
+    The fault is logged once, at the second check.
+    """
     path = tmp_path / "f"
     write(path, "1")
     file = watched(path)
@@ -85,10 +88,10 @@ def test_a_fault_keeps_the_value_and_is_reported_once(
     assert file.value == "30"
 
 
-def test_files_written_one_by_one_are_no_fault(
+def test_files_written_one_by_one_are_not_a_fault(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What does not fit together at one check, and does at the next, is not logged."""
+    """Files that are inconsistent at one check and fine at the next are not logged."""
     paths = tmp_path / "a", tmp_path / "b"
     for path in paths:
         write(path, "1")
@@ -101,10 +104,10 @@ def test_files_written_one_by_one_are_no_fault(
     assert (file.value, caplog.messages) == ("2,2", [])
 
 
-def test_each_fault_has_a_line(
+def test_each_fault_has_its_own_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Several faults at once are reported one by one, under the given names."""
+    """Several faults in one file are logged one per line, under the given names."""
     path = tmp_path / "f"
     write(path, "1")
 
@@ -121,10 +124,10 @@ def test_each_fault_has_a_line(
     assert caplog.messages == [f"{start}: first", f"{start}: second"]
 
 
-async def test_a_watch_outlives_what_nobody_foresaw(
+async def test_watch_survives_unexpected_exception(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unexpected exception is logged, and the next check follows."""
+    """An unexpected exception is logged, and the watch continues."""
     monkeypatch.setattr(watched_file, "CHECK_EVERY_S", 0.01)
     write(tmp_path / "f", "1")
     checks: list[bool] = []
