@@ -1,4 +1,4 @@
-"""Tokens, scopes and the options of authentication, without a server."""
+"""Tokens, scopes and the authentication options, without a server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bearer(token: str) -> list[str]:
 
 
 def asks(token: str, **options: Any) -> Principal:
-    """Who bears a token to a new verifier."""
+    """Return the principal that a new verifier identifies by a token."""
     return verifying(**options).identify(bearer(token))
 
 
@@ -73,16 +73,16 @@ def asks(token: str, **options: Any) -> Principal:
     ],
     ids=str,
 )
-def test_a_scope_holds_for_the_models_of_its_pattern(
+def test_scope_applies_to_models_that_match_its_pattern(
     words: list[str], may: bool
 ) -> None:
-    """Exactly the scope, and exactly the names that the pattern matches."""
+    """A principal has exactly its scopes, for exactly the models they match."""
     assert Principal("a", parse_scopes(words)).may("infer", "fraud") is may
 
 
 @pytest.mark.parametrize("name", ["fraud\n", "\nfraud", "fraud/x", "xfraud", ""])
-def test_a_pattern_matches_whole_names_only(name: str) -> None:
-    """What stands before or behind a name makes it another one."""
+def test_pattern_matches_whole_names_only(name: str) -> None:
+    """A name with any text before or after the pattern does not match."""
     assert not Principal("a", parse_scopes(["infer:fraud"])).may("infer", name)
 
 
@@ -105,20 +105,20 @@ def test_a_pattern_matches_whole_names_only(name: str) -> None:
 def test_scopes_are_read_from_the_claims(
     claims: dict[str, Any], expected: list[str]
 ) -> None:
-    """Each form of the claims counts; the default is for tokens without any of them."""
+    """Every form of the claims is read; the default is for tokens without a claim."""
     assert parse_claims(claims, parse_scopes(["repository"])) == parse_scopes(expected)
 
 
 # -- tokens -------------------------------------------------------------------
 
 
-def test_a_signed_token_names_who_bears_it() -> None:
-    """Subject and scopes of a JWT are those of who asks."""
+def test_signed_token_identifies_its_bearer() -> None:
+    """The principal has the subject and the scopes of the JWT."""
     assert asks(signed(scope="infer:a")) == Principal("ci", parse_scopes(["infer:a"]))
 
 
 def unsigned(claims: dict[str, Any], algorithm: str = "none") -> str:
-    """A token without a signature, as an attacker writes it."""
+    """Return a token without a signature, as an attacker might forge it."""
     parts = [
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
         for part in ({"alg": algorithm, "typ": "JWT"}, claims)
@@ -166,8 +166,11 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("token", "reason"), REFUSED.values(), ids=REFUSED)
-def test_a_token_that_is_not_genuine_is_refused(token: str, reason: str) -> None:
-    """Whatever is wrong with a token, it is refused, and told no more than the time."""
+def test_invalid_token_is_rejected(token: str, reason: str) -> None:
+    """An invalid token is rejected.
+
+    The error reveals at most that the token has expired or is not valid yet.
+    """
     with pytest.raises(InvalidToken, match=reason) as caught:
         asks(token)
     assert str(caught.value) in {
@@ -197,10 +200,10 @@ def test_a_token_that_is_not_genuine_is_refused(token: str, reason: str) -> None
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_another_header_is_refused(
+def test_any_other_header_is_rejected(
     values: list[str], kind: type[Unauthenticated]
 ) -> None:
-    """There has to be just one header, with just one token of the scheme Bearer."""
+    """A request needs exactly one header with exactly one Bearer token."""
     with pytest.raises(Unauthenticated) as caught:
         verifying().identify(values)
     assert type(caught.value) is kind
@@ -219,15 +222,15 @@ HEADERS = st.one_of(
 
 
 @given(values=st.lists(HEADERS, max_size=2))
-def test_nothing_at_random_gets_in(values: list[str]) -> None:
-    """Whatever a header holds, it is refused, and never by another error."""
+def test_random_headers_are_rejected(values: list[str]) -> None:
+    """Any random header is rejected as unauthenticated, never with another error."""
     with pytest.raises(Unauthenticated):
         verifying().identify(values)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
-def test_the_scheme_is_taken_in_any_case(scheme: str) -> None:
-    """Names of schemes have no case (RFC 9110)."""
+def test_scheme_is_case_insensitive(scheme: str) -> None:
+    """The names of authentication schemes are case-insensitive (RFC 9110)."""
     assert verifying().identify([f"{scheme} {signed()}"]).name == "ci"
 
 
@@ -247,10 +250,10 @@ def test_the_scheme_is_taken_in_any_case(scheme: str) -> None:
     ],
     ids=str,
 )
-def test_audience_issuer_and_time_are_held_to_the_options(
+def test_audience_and_issuer_must_match_the_options(
     options: dict[str, Any], claims: dict[str, Any], good: bool
 ) -> None:
-    """What an option names has to be there; what none names is not asked for."""
+    """The audience and issuer are required if set as options, and ignored otherwise."""
     if good:
         assert asks(signed(**claims), **options).name == "ci"
     else:
@@ -260,7 +263,7 @@ def test_audience_issuer_and_time_are_held_to_the_options(
 
 @pytest.mark.parametrize(("leeway_s", "good"), [(300, True), (0, False)])
 def test_clocks_may_differ_by_the_leeway(leeway_s: int, good: bool) -> None:
-    """A token that has just expired is good for so many seconds more."""
+    """An expired token is accepted for the seconds of leeway."""
     token = signed(exp=int(time.time()) - 60)
     if good:
         assert asks(token, auth_leeway_s=leeway_s).name == "ci"
@@ -269,8 +272,8 @@ def test_clocks_may_differ_by_the_leeway(leeway_s: int, good: bool) -> None:
             asks(token, auth_leeway_s=leeway_s)
 
 
-def test_a_default_gives_scopes_to_tokens_without_any() -> None:
-    """`auth_default_scopes` is for tokens without the claim, as aiSSEMBLE's are."""
+def test_default_scopes_apply_to_tokens_without_scopes() -> None:
+    """`auth_default_scopes` applies to tokens without the claim, as aiSSEMBLE's are."""
     options = {"auth_default_scopes": "infer:a*, metadata"}
     expected = parse_scopes(["infer:a*", "metadata"])
     assert asks(signed(scope=None), **options).rights == expected
@@ -294,7 +297,7 @@ def with_keys(path: Path, algorithms: str = "RS256", *keys: dict[str, Any]) -> A
 
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_public_keys_verify_their_algorithm(algorithm: str, tmp_path: Path) -> None:
-    """A token that the private key has signed is genuine; one of another is not."""
+    """A token signed by the matching private key is accepted; any other is rejected."""
     key, other = private_key(algorithm), private_key(algorithm, 2)
     options = with_keys(tmp_path, algorithm, jwks(key, "a"))
     named = {"kid": "a"}
@@ -310,8 +313,8 @@ def test_public_keys_verify_their_algorithm(algorithm: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("form", ["pem", "jwk"])
-def test_a_public_key_is_never_a_shared_secret(form: str, tmp_path: Path) -> None:
-    """HS256 with the public key as its secret (confusion of algorithms) is refused."""
+def test_public_key_is_never_used_as_shared_secret(form: str, tmp_path: Path) -> None:
+    """An HS256 token signed with the public key (algorithm confusion) is rejected."""
     key = private_key("RS256")
     options = with_keys(tmp_path, "RS256", jwks(key, "a"))
     text = public_pem(key) if form == "pem" else json.dumps(jwks(key, "a")).encode()
@@ -319,8 +322,8 @@ def test_a_public_key_is_never_a_shared_secret(form: str, tmp_path: Path) -> Non
         asks(forged(text, "a"), **options)
 
 
-def test_a_key_in_the_token_itself_counts_for_nothing(tmp_path: Path) -> None:
-    """`jwk` and `jku` in a header are the attacker's own, and not read."""
+def test_key_inside_the_token_is_ignored(tmp_path: Path) -> None:
+    """The headers `jwk` and `jku` are under the attacker's control and are ignored."""
     mine = private_key("RS256", 2)
     options = with_keys(tmp_path, "RS256", jwks(private_key("RS256"), "a"))
     headers = {"jwk": jwks(mine, "a"), "jku": "http://127.0.0.1:9/keys", "kid": "a"}
@@ -328,8 +331,8 @@ def test_a_key_in_the_token_itself_counts_for_nothing(tmp_path: Path) -> None:
         asks(signed(mine, algorithm="RS256", headers=headers), **options)
 
 
-def test_several_algorithms_and_keys_stand_in_one_file(tmp_path: Path) -> None:
-    """Each key verifies its own algorithm; one for encryption verifies nothing."""
+def test_one_file_may_hold_keys_of_several_algorithms(tmp_path: Path) -> None:
+    """Each key verifies its own algorithm; an encryption key verifies nothing."""
     rsa, ec = private_key("RS256"), private_key("ES256")
     idle = {**jwks(private_key("RS256", 2), "c"), "use": "enc"}
     entries = [jwks(rsa, "a"), jwks(ec, "b"), idle]
@@ -350,8 +353,8 @@ def with_tokens(path: Path, *entries: dict[str, Any]) -> dict[str, Any]:
     return {"auth_secret": None, "auth_tokens_file": str(path)}
 
 
-def test_a_static_token_is_known_by_its_digest(tmp_path: Path) -> None:
-    """The token is genuine, its digest is no token, and neither is another."""
+def test_static_token_is_verified_by_its_digest(tmp_path: Path) -> None:
+    """Only the token itself is accepted, and neither its digest nor a similar token."""
     options = with_tokens(
         tmp_path / "t", static_entry("ops", "letmein", "infer:a"), static_entry("b")
     )
@@ -361,8 +364,8 @@ def test_a_static_token_is_known_by_its_digest(tmp_path: Path) -> None:
             asks(wrong, **options)
 
 
-def test_static_tokens_and_jwts_stand_side_by_side(tmp_path: Path) -> None:
-    """With both, each is taken."""
+def test_static_tokens_and_jwts_work_together(tmp_path: Path) -> None:
+    """If both are configured, both are accepted."""
     options = with_tokens(tmp_path / "t", static_entry("ops", "letmein"))
     both = verifying(auth_tokens_file=options["auth_tokens_file"])
     assert both.identify(bearer("letmein")).name == "ops"
@@ -370,12 +373,12 @@ def test_static_tokens_and_jwts_stand_side_by_side(tmp_path: Path) -> None:
 
 
 def check_files(asked: TokenVerifier) -> None:
-    """Do what the watch of the files does every second."""
+    """Do what the file watch does every second."""
     asked.react(refresh_all(asked.files))
 
 
-def test_a_revoked_token_is_refused_at_once(tmp_path: Path) -> None:
-    """A change of the file is in effect, also for a token that was known before."""
+def test_revoked_token_is_rejected_at_once(tmp_path: Path) -> None:
+    """A change of the file takes effect even for a token already cached."""
     path = tmp_path / "t"
     asked = verifying(**with_tokens(path, static_entry("a", "one"), static_entry("b")))
     assert asked.identify(bearer("one")).name == "a"
@@ -386,8 +389,8 @@ def test_a_revoked_token_is_refused_at_once(tmp_path: Path) -> None:
     assert asked.identify(bearer("two")).name == "c"
 
 
-def test_a_secret_is_exchanged_at_once(tmp_path: Path) -> None:
-    """Tokens of the former secret are refused, also those known before."""
+def test_replaced_secret_takes_effect_at_once(tmp_path: Path) -> None:
+    """Tokens signed with the old secret are rejected, even if cached."""
     (tmp_path / "s").write_text(SECRET + "\n")
     asked = verifying(auth_secret=None, auth_secret_file=str(tmp_path / "s"))
     assert asked.identify(bearer(signed())).name == "ci"
@@ -399,12 +402,12 @@ def test_a_secret_is_exchanged_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[{}]", None], ids=str)
-def test_a_broken_file_leaves_what_was(
+def test_broken_tokens_file_keeps_the_previous_tokens(
     content: bytes | None,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file that cannot be read leaves its tokens in use, and the log says so once."""
+    """If the file cannot be read, its tokens stay in use, and one log line says so."""
     path = tmp_path / "t"
     asked = verifying(**with_tokens(path, static_entry("a", "one")))
     path.unlink()
@@ -420,8 +423,8 @@ def test_a_broken_file_leaves_what_was(
         asked.identify(bearer("one"))
 
 
-def test_a_known_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is remembered as genuine is so until it expires, and no longer."""
+def test_cached_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cached token is valid until it expires, and not longer."""
     asked = verifying(auth_leeway_s=0)
     now = int(time.time())
     token = signed(exp=now + 30)
@@ -438,8 +441,8 @@ def test_a_known_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.identify(bearer(token))
 
 
-def test_few_tokens_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many tokens come, the memory for them is bounded."""
+def test_token_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of tokens is bounded, however many tokens arrive."""
     monkeypatch.setattr(verifier, "CACHE_SIZE", 5)
     asked = verifying()
     for i in range(20):
@@ -490,7 +493,10 @@ MAY: dict[str, tuple[str, dict[str, bool]]] = {
 
 @pytest.mark.parametrize(("scope", "cases"), MAY.values(), ids=MAY)
 def test_each_action_needs_its_scope(scope: str, cases: dict[str, bool]) -> None:
-    """Exactly what a scope says is allowed, and what nobody thought of is not."""
+    """Each action is allowed only with its scope.
+
+    An action that the authorizer does not know needs `metadata` for all models.
+    """
     authorizer = Authorizer(verifying())
     authorizer.authenticate(bearer(signed(scope=scope)))
     for case, allowed in cases.items():
@@ -502,16 +508,16 @@ def test_each_action_needs_its_scope(scope: str, cases: dict[str, bool]) -> None
                 authorizer.require(action, model)
 
 
-def test_a_list_shows_what_the_token_may_know_of() -> None:
-    """Of a list there are the entries of models with the scope `metadata`."""
+def test_list_shows_only_models_with_metadata_scope() -> None:
+    """A list contains only the models for which the token has the scope `metadata`."""
     authorizer = Authorizer(verifying())
     authorizer.authenticate(bearer(signed(scope="metadata:a* infer:b")))
     assert authorizer.filter_visible(["a", "ab", "b", "A"], str) == ["a", "ab"]
     assert Authorizer(None).filter_visible(["a", "b"], str) == ["a", "b"]
 
 
-def test_nobody_is_somebody_elses_stranger() -> None:
-    """What is open asks for no token, and gives no rights of who asked before."""
+def test_open_path_resets_the_previous_principal() -> None:
+    """An open path needs no token, and has no rights of the previous request."""
     authorizer = Authorizer(verifying())
     authorizer.authenticate(bearer(signed(scope="infer")))
     authorizer.authenticate([], is_open=True)
@@ -524,7 +530,7 @@ def test_nobody_is_somebody_elses_stranger() -> None:
 
 
 def test_without_a_verifier_everything_is_allowed() -> None:
-    """Without authentication nothing is asked, and a header is not read."""
+    """Without authentication, everything is allowed and headers are not read."""
     authorizer = Authorizer(None)
     authorizer.authenticate(["Basic x", "y"])
     authorizer.require("infer", "a")
@@ -570,8 +576,8 @@ FILES = "auth_secret, auth_secret_file, auth_jwks_file or auth_tokens_file"
     ],
     ids=str,
 )
-def test_a_wrong_option_is_a_fault(options: dict[str, Any], fault: str) -> None:
-    """Each wrong option is one line with what was found and expected, and no secret."""
+def test_invalid_option_is_a_fault(options: dict[str, Any], fault: str) -> None:
+    """An invalid option is one line that says what was expected, without any secret."""
     settings = Settings(**{**HS, **options})
     (line,) = setup.find_faults(settings)
     assert fault in line
@@ -581,8 +587,8 @@ def test_a_wrong_option_is_a_fault(options: dict[str, Any], fault: str) -> None:
     assert setup.find_faults(settings.model_copy(update={"auth_enabled": False})) == []
 
 
-def test_the_faults_come_all_at_once() -> None:
-    """Every fault of the options is told at the same time."""
+def test_faults_of_options_are_reported_together() -> None:
+    """All faults of the options are reported together."""
     settings = Settings(
         **{**HS, "auth_algorithm": "none,HS1", "auth_default_scopes": "x y"},
         auth_tokens_file="/no/such",
@@ -604,10 +610,10 @@ def test_the_faults_come_all_at_once() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_wrong_file_of_tokens_is_a_fault(
+def test_invalid_tokens_file_is_a_fault(
     document: Any, fault: str, tmp_path: Path
 ) -> None:
-    """The line names the entry and the field, and shows no token."""
+    """The fault names the entry and the field, and shows no token."""
     text = document if isinstance(document, str) else json.dumps(document)
     (tmp_path / "t").write_text(text)
     settings = Settings(auth_enabled=True, auth_tokens_file=str(tmp_path / "t"))
@@ -635,8 +641,8 @@ SMALL = {"kty": "RSA", "kid": "a", "e": "AQAB", "n": "w" * 171}
     ],
     ids=["cut", "list", "number", "empty", "EC", "half", "oct", "secret", "short"],
 )
-def test_a_wrong_jwks_is_a_fault(document: Any, fault: str, tmp_path: Path) -> None:
-    """A file without public keys, with weak or with secret ones is a fault."""
+def test_invalid_jwks_is_a_fault(document: Any, fault: str, tmp_path: Path) -> None:
+    """A file with no public keys, or with weak or secret ones, is a fault."""
     text = document if isinstance(document, str) else json.dumps(document)
     (tmp_path / "k").write_text(text)
     options = with_keys(tmp_path)
@@ -657,8 +663,8 @@ def levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Levels:
     return Levels(tmp_path, monkeypatch)
 
 
-def test_a_secret_that_protects_nothing_is_told(levels: Levels) -> None:
-    """What is set without `auth_enabled` is a warning; so is a secret argument."""
+def test_unused_secret_is_a_warning(levels: Levels) -> None:
+    """A secret without `auth_enabled` is a warning; so is a secret in an argument."""
     off = configured(levels, AUTH_SECRET=SECRET, AUTH_ALGORITHM="HS256")
     assert list(setup.find_warnings(off)) == [
         "AUTH_SECRET is set, but auth_enabled is false: clients need no token"
@@ -670,8 +676,8 @@ def test_a_secret_that_protects_nothing_is_told(levels: Levels) -> None:
     assert list(setup.find_warnings(good)) == []
 
 
-def test_upstreams_properties_are_known_and_masked(levels: Levels) -> None:
-    """aiSSEMBLE's three properties are options, and the secret is shown to nobody."""
+def test_upstream_properties_are_options_and_masked(levels: Levels) -> None:
+    """aiSSEMBLE's three properties are options, and the secret is masked."""
     levels.properties(
         {"auth_enabled": "true", "auth_secret": SECRET, "auth_algorithm": "HS512"}
     )
@@ -682,8 +688,8 @@ def test_upstreams_properties_are_known_and_masked(levels: Levels) -> None:
     assert SECRET not in repr(configuration.settings)
 
 
-def test_a_misspelt_variable_of_authentication_is_told() -> None:
-    """`AUTH_ENABLE=true` would protect nothing in silence."""
+def test_misspelt_auth_variable_is_a_warning() -> None:
+    """`AUTH_ENABLE=true` gives a warning, as it would silently protect nothing."""
     configuration, _ = read([], {"AUTH_ENABLE": "true"})
     assert (
         "AUTH_ENABLE: no such option, nearest: 'AUTH_ENABLED'"
@@ -706,15 +712,15 @@ def test_a_misspelt_variable_of_authentication_is_told() -> None:
     ],
     ids=str,
 )
-def test_an_open_host_on_a_public_address_is_told(
+def test_open_host_on_public_address_is_a_warning(
     address: str, options: dict[str, Any], told: bool
 ) -> None:
-    """Whoever leaves the door open is told, where others can reach it."""
+    """A host without authentication on an address that others can reach is reported."""
     assert bool(setup.describe_exposure(Settings(oip_bind=address, **options))) is told
 
 
-def test_loading_by_anyone_is_told() -> None:
-    """The warning says what anyone may do."""
+def test_exposure_warning_mentions_load_and_unload() -> None:
+    """The warning mentions loading and unloading only if clients may do that."""
     open_to_all = Settings(oip_model_control="explicit")
     assert "load and unload" in (setup.describe_exposure(open_to_all) or "")
     assert "load and unload" not in (setup.describe_exposure(Settings()) or "")

@@ -1,4 +1,4 @@
-"""Attempts to get in, by REST, V1, gRPC and raw sockets, at a real server."""
+"""Attempts to break into a real server by REST, V1, gRPC and raw sockets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tokens_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(tokens_file: Path) -> Iterator[Server]:
-    """A host of the models `fraud` and `vault` that asks for tokens."""
+    """A host with the models `fraud` and `vault` that requires tokens."""
     with Server(
         "--handlers=fraud=fakes:Echo,vault=fakes:Echo",
         "--model_control=explicit",
@@ -62,25 +62,25 @@ def guarded(tokens_file: Path) -> Iterator[Server]:
 def ask(
     server: Server, method: str, path: str, headers: dict[str, str] | None = None
 ) -> httpx.Response:
-    """A request by REST, with the smallest inference where it is a POST."""
+    """Send a request by REST; a POST is the smallest inference."""
     body = ONE if method == "POST" else None
     if path.startswith("/v1"):
         body = {"instances": [[1.0, 2.0]]} if method == "POST" else None
     return httpx.request(
         method, server.url + path, headers=headers, json=body, timeout=30, verify=False
-    )  # no certificates are loaded for a request in clear
+    )  # a plain-text request needs no certificates
 
 
 def call(
     server: Server, method: str, headers: dict[str, str] | None = None, **fields: Any
 ) -> str:
-    """The code of an RPC of the protocol."""
+    """Return the status code of an RPC of the protocol."""
     sent = [(k.lower(), v) for k, v in (headers or {}).items()]
     return called(server, method, sent, message(f"{method}Request")(**fields))[0]
 
 
 def called(server: Server, method: str, sent: Any, wire: Any) -> tuple[str, Any]:
-    """The code of an RPC, and the answer or the text of the error."""
+    """Return the status code of an RPC, and the response or the error's text."""
     with grpc.insecure_channel(server.grpc_address) as channel:
         stub = channel.unary_unary(f"/{SERVICE}/{method}")
         try:
@@ -98,7 +98,7 @@ def inference(model: str) -> Any:
 
 
 def raw(server: Server, *parts: bytes, answers: int = 1) -> list[tuple[int, bytes]]:
-    """What a connection answers to bytes as they are: statuses and bodies."""
+    """Return the statuses and bodies of the answers to raw bytes on one connection."""
     address = ("127.0.0.1", server.http_port)
     found = []
     with socket.create_connection(address, timeout=30) as connection:
@@ -162,8 +162,10 @@ CLOSED = [
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED, ids=" ".join)
-def test_a_stranger_gets_nothing(guarded: Server, method: str, path: str) -> None:
-    """Every path but health is 401, be there such a path, method or model or not."""
+def test_request_without_token_gets_401(
+    guarded: Server, method: str, path: str
+) -> None:
+    """Every path but health is 401, whether the path, method or model exists or not."""
     answer = ask(guarded, method, path)
     assert (401, "Bearer") == (answer.status_code, answer.headers["www-authenticate"])
     if method != "HEAD":
@@ -178,8 +180,10 @@ def test_a_stranger_gets_nothing(guarded: Server, method: str, path: str) -> Non
     [{}, bearer("rubbish"), bearer(signed(exp=NOW - 60))],
     ids=["no token", "rubbish", "expired"],
 )
-def test_health_is_open(guarded: Server, path: str, headers: dict[str, str]) -> None:
-    """Probes are answered, whatever token they bring."""
+def test_health_needs_no_token(
+    guarded: Server, path: str, headers: dict[str, str]
+) -> None:
+    """Probes are answered without a token, or with any token."""
     assert guarded.get(path).status_code == 200
     assert ask(guarded, "GET", path, headers).status_code == 200
 
@@ -197,13 +201,13 @@ RPCS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("method", RPCS)
-def test_a_stranger_gets_nothing_by_grpc(guarded: Server, method: str) -> None:
-    """Every RPC but health is UNAUTHENTICATED."""
+def test_rpc_without_token_is_unauthenticated(guarded: Server, method: str) -> None:
+    """Every RPC except health is UNAUTHENTICATED."""
     assert call(guarded, method, None, **RPCS[method]) == "UNAUTHENTICATED"
 
 
-def test_health_is_open_by_grpc(guarded: Server) -> None:
-    """The RPCs of health and the standard service ask for no token."""
+def test_grpc_health_needs_no_token(guarded: Server) -> None:
+    """The health RPCs and the standard health service need no token."""
     assert call(guarded, "ServerLive") == call(guarded, "ServerReady") == "OK"
     assert call(guarded, "ModelReady", name="fraud") == "OK"
     with grpc.insecure_channel(guarded.grpc_address) as channel:
@@ -216,8 +220,8 @@ def test_health_is_open_by_grpc(guarded: Server) -> None:
         watched.cancel()
 
 
-def test_other_services_are_closed(guarded: Server) -> None:
-    """Reflection, and what there is not, need a token with `metadata`."""
+def test_other_grpc_services_need_metadata_scope(guarded: Server) -> None:
+    """Reflection and unknown methods need a token with the scope `metadata`."""
 
     def reflected(headers: dict[str, str]) -> str:
         sent = [(k.lower(), v) for k, v in headers.items()]
@@ -262,8 +266,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("token", WRONG.values(), ids=WRONG)
-def test_a_wrong_token_is_refused_alike_by_all(guarded: Server, token: str) -> None:
-    """REST, V1 and gRPC refuse it with one text, which tells no more than the time."""
+def test_invalid_token_is_rejected_alike_by_all_protocols(
+    guarded: Server, token: str
+) -> None:
+    """REST, V1 and gRPC reject an invalid token with the same text."""
     rest = ask(guarded, "POST", "/v2/models/fraud/infer", bearer(token))
     v1 = ask(guarded, "POST", "/v1/models/fraud:predict", bearer(token))
     sent = [("authorization", f"Bearer {token}")]
@@ -275,7 +281,7 @@ def test_a_wrong_token_is_refused_alike_by_all(guarded: Server, token: str) -> N
 
 
 def head(*lines: str, body: bytes = b"") -> bytes:
-    """A request as it stands on the wire."""
+    """Return a request as raw bytes."""
     length = [f"content-length: {len(body)}"] if body else []
     return "\r\n".join([*lines, "host: x", *length, "", ""]).encode() + body
 
@@ -305,16 +311,16 @@ INFER = "POST /v2/models/fraud/infer HTTP/1.1"
     ],
     ids=lambda value: str(value).replace(GOOD, "good")[:40],
 )
-def test_one_header_with_one_token_is_wanted(
+def test_exactly_one_header_with_one_token_is_required(
     guarded: Server, lines: list[str], statuses: set[int]
 ) -> None:
-    """Several headers, folded and doubtful ones are refused; case does not count."""
+    """Repeated, folded and malformed headers are rejected; case does not matter."""
     ((status, _),) = raw(guarded, head(INFER, *lines, body=BODY))
     assert status in statuses
 
 
-def test_several_headers_are_refused_by_grpc(guarded: Server) -> None:
-    """A good token beside another one is no good."""
+def test_grpc_rejects_several_headers(guarded: Server) -> None:
+    """A valid token is rejected if another one is sent beside it."""
     good, bad = EVERYTHING["Authorization"], "Bearer x"
     for pair in ([good, good], [good, bad], [bad, good]):
         sent = [("authorization", value) for value in pair]
@@ -326,12 +332,12 @@ def test_several_headers_are_refused_by_grpc(guarded: Server) -> None:
         assert called(guarded, "ModelInfer", sent, inference("fraud"))[0] == "OK"
 
 
-# -- with the token of another ------------------------------------------------
+# -- with a token for another model -------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["vault", "nobody", "Fraud", "fraud ", "fraudx"])
-def test_a_token_is_good_for_its_own_models_only(guarded: Server, model: str) -> None:
-    """Any other model is 403 by every way, be there such a model or not."""
+def test_token_is_valid_for_its_own_models_only(guarded: Server, model: str) -> None:
+    """Any other model is 403 by every protocol, whether it exists or not."""
     for method, path in [
         ("POST", f"/v2/models/{model}/infer"),
         ("POST", f"/v2/models/{model}/versions/1/infer"),
@@ -353,8 +359,8 @@ def test_a_token_is_good_for_its_own_models_only(guarded: Server, model: str) ->
             assert call(guarded, rpc, FRAUD, **named) == "PERMISSION_DENIED", rpc
 
 
-def test_its_own_models_are_its_own(guarded: Server) -> None:
-    """A token does everything with its own model, and reads what is for all of them."""
+def test_token_has_full_access_to_its_own_model(guarded: Server) -> None:
+    """A token may do everything with its own model, and read the server's metadata."""
     for method, path in [
         ("POST", "/v2/models/fraud/infer"),
         ("GET", "/v2/models/fraud"),
@@ -376,10 +382,10 @@ def test_its_own_models_are_its_own(guarded: Server) -> None:
     [(FRAUD, {"fraud"}), (EVERYTHING, {"fraud", "vault"})],
     ids=["one model", "all"],
 )
-def test_lists_show_what_a_token_may_know_of(
+def test_lists_show_only_the_models_of_the_token(
     guarded: Server, headers: dict[str, str], names: set[str]
 ) -> None:
-    """Index, list and statistics have the models of the token, by both protocols."""
+    """The index, the list and the statistics show only the token's models."""
     index = httpx.post(f"{guarded.url}/v2/repository/index", headers=headers).json()
     models = ask(guarded, "GET", "/v2/models", headers).json()["models"]
     stats = ask(guarded, "GET", "/v2/models/stats", headers).json()["model_stats"]
@@ -393,8 +399,8 @@ def test_lists_show_what_a_token_may_know_of(
     assert names == {entry.name for entry in of_grpc.model_stats}
 
 
-def test_inference_gives_no_other_right(guarded: Server) -> None:
-    """A token for `infer` reads no list and changes no model."""
+def test_infer_scope_gives_no_other_right(guarded: Server) -> None:
+    """A token with the scope `infer` cannot read a list or change a model."""
     headers = bearer("letmein")
     assert ask(guarded, "POST", "/v2/models/fraud/infer", headers).status_code == 200
     for method, path in [
@@ -405,7 +411,7 @@ def test_inference_gives_no_other_right(guarded: Server) -> None:
     ]:
         assert ask(guarded, method, path, headers).status_code == 403, path
     assert call(guarded, "RepositoryIndex", headers) == "PERMISSION_DENIED"
-    unload = {"repository_name": "fraud"}  # what stands for a name that is empty
+    unload = {"repository_name": "fraud"}  # it stands in for an empty model name
     assert call(guarded, "RepositoryModelUnload", headers, **unload) == (
         "PERMISSION_DENIED"
     )
@@ -456,10 +462,8 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("target", TRICKS)
-def test_no_spelling_of_a_path_gets_around_a_scope(
-    guarded: Server, target: str
-) -> None:
-    """However a path is written, the model that answers is one of the token's."""
+def test_no_spelling_of_a_path_bypasses_a_scope(guarded: Server, target: str) -> None:
+    """No spelling of a path reaches a model outside the token's scope."""
     body = b'{"instances": [[1, 2]]}' if "/v1" in target.lower() else BODY
     sent = FRAUD["Authorization"]
     lines = [f"authorization: {sent}", "content-type: application/json"]
@@ -473,8 +477,8 @@ def test_no_spelling_of_a_path_gets_around_a_scope(
     assert status in {400, 401}
 
 
-def test_a_spelling_of_the_own_model_is_the_own_model(guarded: Server) -> None:
-    """What is held against the scope is the name that is looked up, decoded."""
+def test_scope_is_checked_against_the_decoded_name(guarded: Server) -> None:
+    """The scope is checked against the decoded name, which is also looked up."""
     for path in ("/v2/models/%66raud/infer", "/v1/models/%66raud:predict"):
         body = b'{"instances": [[1, 2]]}' if path.startswith("/v1") else BODY
         line = f"authorization: {FRAUD['Authorization']}"
@@ -485,11 +489,11 @@ def test_a_spelling_of_the_own_model_is_the_own_model(guarded: Server) -> None:
         assert status == 200
 
 
-# -- bodies, connections and what hides in them -------------------------------
+# -- bodies and connections ----------------------------------------------------
 
 
-def test_the_body_of_a_stranger_is_not_read(guarded: Server) -> None:
-    """401 comes before any of the body is there, and without `100 Continue`."""
+def test_body_without_token_is_not_read(guarded: Server) -> None:
+    """The 401 is sent before the body arrives, and without `100 Continue`."""
     waiting = head(INFER, "content-length: 99999")
     ((status, _),) = raw(guarded, waiting)
     assert status == 401
@@ -504,8 +508,8 @@ def test_the_body_of_a_stranger_is_not_read(guarded: Server) -> None:
     assert status == 401
 
 
-def test_a_bomb_is_opened_for_nobody(guarded: Server) -> None:
-    """What expands beyond the limit is 401 without a token, and 413 with one."""
+def test_zip_bomb_is_rejected(guarded: Server) -> None:
+    """A body that expands beyond the limit is 401 without a token and 413 with one."""
     bomb = gzip.compress(b"\0" * 5_000_000)
     packed = "content-encoding: gzip"
     for first in (INFER, "POST /v1/models/fraud:predict HTTP/1.1"):
@@ -515,8 +519,8 @@ def test_a_bomb_is_opened_for_nobody(guarded: Server) -> None:
         assert status == 413
 
 
-def test_a_large_message_of_a_stranger_is_refused_by_grpc(guarded: Server) -> None:
-    """Who brings no token learns that, and not that the message is too large."""
+def test_grpc_rejects_large_message_without_token_first(guarded: Server) -> None:
+    """A large message without a token is UNAUTHENTICATED, not RESOURCE_EXHAUSTED."""
     wire = inference("fraud")
     wire.raw_input_contents.append(b"\0" * 500_000)
     assert called(guarded, "ModelInfer", [], wire)[0] == "UNAUTHENTICATED"
@@ -527,8 +531,8 @@ def test_a_large_message_of_a_stranger_is_refused_by_grpc(guarded: Server) -> No
 HIDDEN = head("GET /v2/models/vault HTTP/1.1", GOOD)
 
 
-def test_a_request_in_a_body_is_a_body(guarded: Server) -> None:
-    """A refused body is thrown away, and what follows it on the connection counts."""
+def test_request_hidden_in_a_body_is_not_handled(guarded: Server) -> None:
+    """A rejected body is discarded, and the request after it is answered."""
     answers = raw(
         guarded,
         head(INFER, body=HIDDEN),
@@ -539,8 +543,8 @@ def test_a_request_in_a_body_is_a_body(guarded: Server) -> None:
     assert answers[1][1] == b'{"live":true}'
 
 
-def test_a_token_behind_the_body_is_none(guarded: Server) -> None:
-    """A trailer is no header: what it brings is not who asks."""
+def test_token_in_a_trailer_is_ignored(guarded: Server) -> None:
+    """A trailer is not a header: a token in it does not authenticate the request."""
     start = head(INFER, "transfer-encoding: chunked", "trailer: authorization")
     ending = f"0\r\n{GOOD}\r\n\r\n".encode()
     chunk = b"%x\r\n%b\r\n" % (len(BODY), BODY)
@@ -562,22 +566,22 @@ def test_a_token_behind_the_body_is_none(guarded: Server) -> None:
     ],
     ids=", ".join,
 )
-def test_a_doubtful_length_ends_the_connection(
+def test_ambiguous_length_ends_the_connection(
     guarded: Server, lines: list[str]
 ) -> None:
-    """Two lengths, by which a proxy and the host might differ, are one refusal."""
+    """A length that a proxy might read differently is rejected with one answer."""
     body = b"0\r\n\r\n" + HIDDEN
     with socket.create_connection(("127.0.0.1", guarded.http_port), 30) as connection:
         connection.sendall(head(INFER, GOOD, *lines) + body)
         connection.shutdown(socket.SHUT_WR)
         answer = connection.makefile("rb").read()
-    assert answer.count(b"\r\n\r\n") == 1  # one head, and so one answer
+    assert answer.count(b"\r\n\r\n") == 1  # one head means one answer
     assert answer.split()[1] in {b"400", b"501"}
     assert b"vault" not in answer
 
 
-def test_a_connection_remembers_nobody(guarded: Server) -> None:
-    """Each request on a connection brings its own token, or none."""
+def test_connection_does_not_remember_a_token(guarded: Server) -> None:
+    """Each request on a connection needs its own token."""
     line = "GET /v2/models/fraud HTTP/1.1"
     answers = raw(guarded, head(line, GOOD), head(line), head(line, GOOD), answers=3)
     assert [status for status, _ in answers] == [200, 401, 200]
@@ -586,16 +590,16 @@ def test_a_connection_remembers_nobody(guarded: Server) -> None:
     assert [status for status, _ in answers] == [200, 401, 401]
 
 
-def test_tokens_stand_in_no_log_and_no_answer(guarded: Server) -> None:
-    """What is refused is not repeated, to the client or in the log."""
+def test_tokens_appear_in_no_log_and_no_answer(guarded: Server) -> None:
+    """A rejected token is shown neither to the client nor in the log."""
     answer = ask(guarded, "GET", "/v2", bearer("hunter2hunter2"))
     assert "hunter2" not in answer.text + str(answer.headers)
     assert "hunter2" not in guarded.log
     assert SECRET not in guarded.log
 
 
-def test_refusals_are_counted(guarded: Server) -> None:
-    """The metric has each kind of refusal by protocol."""
+def test_rejected_requests_are_counted(guarded: Server) -> None:
+    """The metric counts each kind of rejection by protocol."""
 
     def counts() -> dict[tuple[str, str], float]:
         text = ask(guarded, "GET", "/metrics", EVERYTHING).text
@@ -616,10 +620,10 @@ def test_refusals_are_counted(guarded: Server) -> None:
     assert counts() == {key: value + 1 for key, value in before.items()}
 
 
-def test_a_static_token_is_revoked_while_the_host_runs(
+def test_static_token_is_revoked_while_the_host_runs(
     guarded: Server, tokens_file: Path
 ) -> None:
-    """A change of the file is in effect within moments."""
+    """A change of the tokens file takes effect within moments."""
 
     def status(token: str) -> int:
         path = "/v2/models/fraud/infer"
@@ -638,8 +642,8 @@ def test_a_static_token_is_revoked_while_the_host_runs(
 # -- public keys --------------------------------------------------------------
 
 
-def test_keys_rotate_and_reasons_stay_inside(serve: Serve, tmp_path: Path) -> None:
-    """A JWKS is read again when it changes; health tells strangers yes or no only."""
+def test_keys_rotate_and_health_hides_reasons(serve: Serve, tmp_path: Path) -> None:
+    """A changed JWKS is reloaded; health without a token gives no reasons."""
     old, new = private_key("RS256"), private_key("RS256", 2)
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps({"keys": [jwks(old, "a")]}))
@@ -683,8 +687,8 @@ def reasons_stay_inside(server: Server, headers: dict[str, str]) -> None:
 # -- configuration ------------------------------------------------------------
 
 
-def test_a_host_that_could_let_nobody_in_does_not_start() -> None:
-    """What is wrong with the options stops the host, with all faults at once."""
+def test_invalid_auth_options_stop_the_host() -> None:
+    """Invalid authentication options stop the host, with all faults at once."""
     done = oip_host(
         "check",
         "--handlers=fakes:Echo",
@@ -699,14 +703,14 @@ def test_a_host_that_could_let_nobody_in_does_not_start() -> None:
 
 
 @pytest.mark.slow
-def test_each_worker_asks_for_tokens(serve: Serve) -> None:
-    """With several workers every one of them refuses strangers."""
+def test_each_worker_requires_tokens(serve: Serve) -> None:
+    """With several workers, each of them rejects requests without a token."""
     server = serve(
         "--handlers=fraud=fakes:Echo", "--workers=2", "--auth_enabled=true",
         env={"AUTH_SECRET": SECRET},
     )  # fmt: skip
     wait_for(lambda: server.get("/v2/health/ready").status_code == 200, "readiness")
-    for _ in range(20):  # each on a connection of its own
+    for _ in range(20):  # each on its own connection
         assert server.get("/v2/models").status_code == 401
         assert ask(server, "GET", "/v2/models", EVERYTHING).status_code == 200
         assert ask(server, "GET", "/metrics", EVERYTHING).status_code == 200

@@ -1,4 +1,4 @@
-"""Certificates of clients and tokens, asked for at once: each door has both locks."""
+"""Client certificates and tokens together: a request needs both."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TOKENS = {"none": None, "wrong": "rubbish", "right": signed()}
 
 @pytest.mark.parametrize("kind", TOKENS)
 @pytest.mark.parametrize("known", [False, True], ids=["stranger", "known"])
-def test_a_client_needs_certificate_and_token(
+def test_client_needs_certificate_and_token(
     locked: tuple[Server, Authority, Path], known: bool, kind: str
 ) -> None:
-    """By REST and by gRPC; with either alone nobody gets in, and probes go on."""
+    """By REST and gRPC, either alone is rejected; the probe port needs neither."""
     server, authority, directory = locked
     client = authority.issue() if known else None
     expected: dict[str, int | str | None] = {"REST": None, "gRPC": "UNAVAILABLE"}
@@ -46,7 +46,7 @@ def test_a_client_needs_certificate_and_token(
 def locked(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Server, Authority, Path]]:
-    """A host that asks for both, whose certificates one authority signs."""
+    """A host that requires both, with certificates signed by one authority."""
     directory, authority = tmp_path_factory.mktemp("locked"), Authority()
     certificate, key = authority.issue().write(directory)
     ca = directory / "ca.crt"
@@ -66,7 +66,7 @@ def by_rest(
     token: str | None,
     directory: Path,
 ) -> int | None:
-    """The status of a question; None where there is no connection for it."""
+    """Return the status of a request, or None if the connection fails."""
     context = ssl.create_default_context(cadata=authority.pem.decode())
     if client is not None:
         context.load_cert_chain(*client.write(directory, f"client-{client.serial}"))
@@ -81,7 +81,7 @@ def by_rest(
 def by_grpc(
     server: Server, authority: Authority, client: Pair | None, token: str | None
 ) -> str:
-    """The status of a call."""
+    """Return the status code of a call."""
     pair = (client.key_pem, client.pem) if client else (None, None)
     credentials = grpc.ssl_channel_credentials(authority.pem, *pair)
     metadata = [(k.lower(), v) for k, v in bearer(token).items()] if token else None

@@ -1,4 +1,4 @@
-"""The command line itself: help by subject, versions, and arguments in any place."""
+"""The command line itself: help by subject, versions, and the order of arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.process import COMMAND, oip_host, run
 
 
 def panels(text: str) -> dict[str, list[str]]:
-    """The options of each panel of a help text, by its title."""
+    """Return the options of each panel of a help text, by title."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if title := re.match(r"╭─ (.+?) ─", line):
@@ -26,7 +26,7 @@ def panels(text: str) -> dict[str, list[str]]:
     return found
 
 
-def test_help_of_serve_groups_the_options_by_subject() -> None:
+def test_help_of_serve_groups_options_by_subject() -> None:
     """Each option of the server is in the panel of its subject, and in no other."""
     shown = panels(oip_host("serve", "--help").stdout)
     assert ["Options", *(panel.value for panel in Panel)] == list(shown)
@@ -35,8 +35,8 @@ def test_help_of_serve_groups_the_options_by_subject() -> None:
         assert expected == shown[panel.value]
 
 
-def test_help_of_manifest_has_its_own_options() -> None:
-    """The options of serve are those of another command's help."""
+def test_help_of_manifest_shows_its_own_options() -> None:
+    """The help of `manifest` shows its own options, not those of `serve`."""
     shown = panels(oip_host("manifest", "--help").stdout)
     assert [flag(name) for name in Target.model_fields] == shown["Manifest"]
 
@@ -44,16 +44,18 @@ def test_help_of_manifest_has_its_own_options() -> None:
 @pytest.mark.parametrize(
     "command", [(COMMAND,), (sys.executable, "-m", "oip_host")], ids=["script", "-m"]
 )
-def test_versions(command: tuple[str, ...]) -> None:
-    """`--version` names host, contract, KServe and Python, a line each."""
+def test_version_lists_host_contract_kserve_and_python(
+    command: tuple[str, ...],
+) -> None:
+    """`--version` prints the host, contract, KServe and Python, one per line."""
     expected = [f"{name} {version(name)}" for name in ("oip-host", "oip-handler")]
     expected += [f"kserve {version('kserve')}", f"Python {platform.python_version()}"]
     done = run(*command, "--version")
     assert (0, expected) == (done.returncode, done.stdout.splitlines())
 
 
-def test_a_misspelt_argument_names_each_nearest_option_once() -> None:
-    """KServe has options of the same names as the host; the line has them once."""
+def test_misspelt_argument_names_each_nearest_option_once() -> None:
+    """An option that the host shares with KServe is suggested only once."""
     done = oip_host("check", "--handlers=fakes:Echo", "--http_prot=1")
     (line,) = done.stderr.splitlines()
     assert 2 == done.returncode
@@ -63,8 +65,8 @@ def test_a_misspelt_argument_names_each_nearest_option_once() -> None:
     assert len(nearest) == len(set(nearest))
 
 
-def test_options_may_stand_before_the_command() -> None:
-    """They are read before there is a command."""
+def test_options_may_precede_the_command() -> None:
+    """Options before the command are read."""
     done = oip_host("--handlers=fakes:Echo", "list")
     assert (0, "") == (done.returncode, done.stderr)
     assert "fakes:Echo" in done.stdout

@@ -104,7 +104,7 @@ def test_empty_is_a_fault(text: str) -> None:
     [("*,m=a,-b", True), ("m=a,-b,*", True), ("-b,m=a", False), ("m=a,-b", False)],
 )
 def test_star_named_and_excluded_together(text: str, everything: bool) -> None:
-    """`*` adds all other handlers to the named ones, which are otherwise the only ones."""
+    """`*` adds the handlers that are not named; without it, they are not chosen."""
     expected = Selection((Item("a", "m"),), ("b",), everything)
     assert parse(text) == (expected, [])
 
