@@ -1,6 +1,6 @@
-"""The dashboard and the alerts ask for what a live host gives out, and alerts fire.
+"""The dashboard and the alerts query what a running host exposes, and alerts fire.
 
-What needs Prometheus itself, or its promtool, is passed over where there is none.
+Tests that need Prometheus or promtool are skipped if it is not installed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
 
 @pytest.fixture(scope="module")
 def samples(host: Monitored) -> dict[str, tuple[str, set[str]]]:
-    """The type of each sample of a scrape, and its labels."""
+    """The type and labels of each sample of a scrape, by name."""
     found: dict[str, tuple[str, set[str]]] = {}
     for family in families(host.scrape()):
         for sample in family.samples:
@@ -84,24 +84,24 @@ Samples = dict[str, tuple[str, set[str]]]
 
 
 @by_query
-def test_a_query_asks_for_what_there_is(where: str, samples: Samples) -> None:
-    """Each name is a live sample's, and each label is one that it has."""
+def test_query_names_exist(where: str, samples: Samples) -> None:
+    """Each metric in a query is in a scrape, and has the labels that the query uses."""
     for one in asked(QUERIES[where]):
         assert one.name in samples
         assert one.labels - EXTERNAL <= samples[one.name][1], one
 
 
 @by_query
-def test_a_query_reads_counters_as_counters(where: str, samples: Samples) -> None:
-    """What only goes up stands in a rate, and nothing else does."""
+def test_query_uses_rates_for_counters_only(where: str, samples: Samples) -> None:
+    """Counters and histograms are used in a rate or increase, and gauges never are."""
     for one in asked(QUERIES[where]):
         only_up = samples[one.name][0] in ("counter", "histogram")
         assert only_up is bool(COUNTING & set(one.functions)), one
 
 
 @by_query
-def test_quantiles_are_of_buckets(where: str, samples: Samples) -> None:
-    """A quantile is of buckets, kept apart by `le`, and they are for nothing else."""
+def test_query_uses_quantiles_for_buckets_only(where: str, samples: Samples) -> None:
+    """A quantile is taken of buckets by `le`, and buckets are used for nothing else."""
     for one in asked(QUERIES[where]):
         is_bucket = one.name.endswith("_bucket")
         assert is_bucket is ("histogram_quantile" in one.functions), one
@@ -109,8 +109,8 @@ def test_quantiles_are_of_buckets(where: str, samples: Samples) -> None:
 
 
 @by_query
-def test_a_query_names_values_that_there_are(where: str) -> None:
-    """Outcomes, reasons and states are those that the host can give."""
+def test_query_matches_possible_label_values(where: str) -> None:
+    """The outcomes, reasons and states in a query are those of the host."""
     known = {
         "outcome": {*CLASSES, "ok", "Cancelled"},
         "reason": {*CLASSES, *HTTPStatus.__members__},
@@ -122,8 +122,8 @@ def test_a_query_names_values_that_there_are(where: str) -> None:
                 assert set(values.split("|")) <= known[label], one
 
 
-def test_faults_are_the_servers() -> None:
-    """What counts as the server's fault has a status of 500 and more, but for 501."""
+def test_queries_of_faults_list_all_server_faults() -> None:
+    """The server's faults in a query are the statuses of 500 and above, except 501."""
     found = [faults(one) for query in QUERIES.values() for one in asked(query)]
     sets = [names for names in found if "DeadlineExceeded" in names and len(names) > 1]
     assert len(sets) >= 3
@@ -134,8 +134,8 @@ def faults(one: Asked) -> set[str]:
     return set(dict(one.matchers).get("outcome", "").split("|"))
 
 
-def test_a_wrong_query_is_found() -> None:
-    """The parser knows PromQL, so that the tests above can fail."""
+def test_invalid_query_is_an_error() -> None:
+    """The parser rejects invalid PromQL, so that the tests above can fail."""
     with pytest.raises(ValueError, match="parenthesis"):
         asked("sum(rate(oip_requests_total[5m])")
     with pytest.raises(ValueError, match="expected type matrix"):
@@ -145,8 +145,8 @@ def test_a_wrong_query_is_found() -> None:
 # -- the dashboard ------------------------------------------------------------
 
 
-def test_panels_have_numbers_and_words_of_their_own() -> None:
-    """Each has an id, a title, a description, a unit, and a data source to choose."""
+def test_panels_are_complete_and_unique() -> None:
+    """Each panel has a unique id and title, a description, a unit and a data source."""
     source = {"type": "prometheus", "uid": "${datasource}"}
     every = DASHBOARD["panels"]
     assert len({panel["id"] for panel in every}) == len(every)
@@ -170,8 +170,8 @@ def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
     }
 
 
-def test_panels_do_not_overlap() -> None:
-    """Each has a place of its own in the 24 columns, and none is left free."""
+def test_panels_fill_the_grid_without_overlap() -> None:
+    """The panels do not overlap in the 24 columns, and leave no gap."""
     for one, other in combinations(DASHBOARD["panels"], 2):
         assert not cells(one) & cells(other), (one["title"], other["title"])
     taken = set().union(*(cells(panel) for panel in DASHBOARD["panels"]))
@@ -179,8 +179,8 @@ def test_panels_do_not_overlap() -> None:
     assert {(x, y) for x in range(24) for y in range(height)} == taken
 
 
-def test_variables_are_there_and_used(samples: Samples) -> None:
-    """Each variable that is asked for exists, and each lists a label that there is."""
+def test_variables_are_defined_and_used(samples: Samples) -> None:
+    """Each variable in use is defined, and lists a label that exists."""
     names = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
     text = json.dumps(DASHBOARD["panels"])
     assert variables_of(text) == set(names)
@@ -188,15 +188,15 @@ def test_variables_are_there_and_used(samples: Samples) -> None:
         (one,) = asked(selector)
         assert name == label
         assert {label, *one.labels} - EXTERNAL <= samples[one.name][1]
-        # a variable may only ask for those before it
+        # a variable may use only those before it
         assert variables_of(selector) <= set(names[: names.index(name)])
 
 
 # -- alerts -------------------------------------------------------------------
 
 
-def test_alerts_say_what_they_are() -> None:
-    """Each has a name of its own, a severity, and words that link to what to do."""
+def test_alerts_are_complete_and_unique() -> None:
+    """Each alert has a unique name, a severity, and texts that link to its runbook."""
     names = [rule["alert"] for rule in ALERTS]
     assert sorted(set(names)) == sorted(names)
     for rule in ALERTS:
@@ -208,8 +208,8 @@ def test_alerts_say_what_they_are() -> None:
         assert anchor in anchors(ROOT / file), rule["alert"]
 
 
-def test_every_alert_is_tested() -> None:
-    """The test of the rules has a case in which it fires."""
+def test_every_alert_has_a_firing_case() -> None:
+    """The tests of the rules have a case in which each alert fires."""
     text = ALERTS_FILE.with_name("alerts_test.yaml").read_text()
     cases = yaml.safe_load(text)["tests"]
     firing = {
@@ -224,8 +224,8 @@ def test_every_alert_is_tested() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 @pytest.mark.parametrize("what", ["check", "test"])
-def test_alerts_fire_when_they_should(what: str) -> None:
-    """Prometheus's own tool finds the rules right, and fires each in its case only."""
+def test_promtool_accepts_rules_and_their_cases(what: str) -> None:
+    """promtool finds the rules valid, and each alert fires only in its own case."""
     file = ALERTS_FILE.with_name(
         "alerts.yaml" if what == "check" else "alerts_test.yaml"
     )
@@ -246,7 +246,7 @@ scrape_configs:
 
 @contextmanager
 def prometheus(address: str, directory: Path) -> Iterator[str]:
-    """A Prometheus that scrapes an address every second; its own URL."""
+    """Run a Prometheus that scrapes an address every second; yield its API's URL."""
     file = directory / "prometheus.yml"
     file.write_text(CONFIGURATION.format(rules=ALERTS_FILE, address=address))
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -269,7 +269,7 @@ def prometheus(address: str, directory: Path) -> Iterator[str]:
 
 
 def told(api: str, what: str, **parameters: str) -> Any:
-    """What Prometheus answers; None before it listens."""
+    """Return the data of a Prometheus answer, or None before it is ready."""
     try:
         with urlopen(f"{api}/{what}?{urlencode(parameters)}", timeout=30) as answer:
             return json.load(answer)["data"]
@@ -283,7 +283,7 @@ def told(api: str, what: str, **parameters: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="there is no prometheus")
 def test_prometheus_answers_every_query(host: Monitored, tmp_path: Path) -> None:
-    """Each panel shows something of a host that is asked, and the rules are well."""
+    """Each panel shows data of a host under load, and the rules evaluate."""
     panels_of = {where: query for where, query in QUERIES.items() if " " in where}
     with prometheus(host.address, tmp_path) as api:
         scraped = {"query": 'count_over_time(up{job="oip"}[1m]) > 12'}
@@ -304,5 +304,5 @@ def test_prometheus_answers_every_query(host: Monitored, tmp_path: Path) -> None
     assert [("ok", "")] * len(ALERTS) == [
         (rule["health"], rule.get("lastError", "")) for rule in group["rules"]
     ]
-    # the handler fails at each third question, and no alert fires that fast
+    # the handler fails at every third request, and no alert fires that fast
     assert {"inactive", "pending"} >= {rule["state"] for rule in group["rules"]}

@@ -1,4 +1,4 @@
-"""Documentation is a test: what it lists is complete, and what it shows runs."""
+"""Tests of the documentation: what it lists is complete, and what it shows runs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from support.process import oip_host as command
 
 @pytest.fixture
 def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory whose modules import, and are forgotten afterwards."""
+    """A working directory whose modules are importable, and unloaded afterwards."""
     for name in clean_environment().keys() ^ os.environ.keys():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -67,11 +67,11 @@ def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
-def test_the_blocks_of_a_document_do_what_they_show(
+def test_blocks_of_a_document_work_as_shown(
     path: Path, in_directory: Path, serve: Callable[..., Server]
 ) -> None:
-    """Whoever follows a document gets, block by block, the answers that it shows."""
-    if path.name == "tracing.md":  # which the oldest kserve does not have beside Ray
+    """Following a document block by block gives the output that it shows."""
+    if path.name == "tracing.md":  # missing beside Ray with the oldest kserve
         pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     reader = Reader(path, in_directory, serve)
     for block in blocks(path):
@@ -83,7 +83,7 @@ def test_the_blocks_of_a_document_do_what_they_show(
 
 
 def option_rows(model: type[BaseModel], prefixes: tuple[str, str]) -> Any:
-    """What the table of a class of options has to say."""
+    """Yield the rows of the table of a class of options."""
     argument, variable = prefixes
     for name, option in model.model_fields.items():
         default = option.get_default(call_default_factory=True)
@@ -97,8 +97,8 @@ def option_rows(model: type[BaseModel], prefixes: tuple[str, str]) -> Any:
         ]
 
 
-def test_every_option_is_listed_as_it_is_declared() -> None:
-    """Name, argument, variable, default and description are the code's."""
+def test_every_option_is_listed_as_declared() -> None:
+    """Names, defaults and descriptions of the options are those in the code."""
     of_a_model = ("--models.<name>.", "OIP_MODELS__<NAME>__")
     assert tables("configuration.md")["option|argument"] == [
         *option_rows(Settings, ("", "")),
@@ -113,8 +113,8 @@ def test_every_option_is_listed_as_it_is_declared() -> None:
     ]
 
 
-def test_kserves_arguments_have_the_defaults_shown() -> None:
-    """What the page says of an argument of KServe's holds for the installed one."""
+def test_kserve_arguments_have_the_defaults_shown() -> None:
+    """The listed defaults of KServe's arguments are those of the installed KServe."""
     defaults = {
         name: action.default
         for action in kserve.model_server.parser._actions
@@ -127,7 +127,7 @@ def test_kserves_arguments_have_the_defaults_shown() -> None:
 
 
 def test_every_hook_has_a_section_with_its_signature() -> None:
-    """The hooks of `hookspecs` are the sections, and their signatures are shown."""
+    """Each hook of `hookspecs` has a section with its signature and an example."""
     hooks = {n: f for n, f in vars(hookspecs).items() if n.startswith("oip_")}
     text = page("extensions.md")
     assert re.findall(r"^## (oip_\w+)$", text, re.MULTILINE) == list(hooks)
@@ -138,7 +138,7 @@ def test_every_hook_has_a_section_with_its_signature() -> None:
 
 
 def test_every_field_of_a_record_is_listed() -> None:
-    """The tables of the records have each field with its type, in order."""
+    """The tables of the records list each field with its type, in order."""
     expected = [
         [f"`{part.name}`", " or ".join(f"`{kind}`" for kind in part.type.split(" | "))]
         for record in (HandlerEntry, StateChange, Inference)
@@ -149,7 +149,7 @@ def test_every_field_of_a_record_is_listed() -> None:
 
 
 def test_every_command_is_listed() -> None:
-    """The commands are the sections and the rows of their page."""
+    """Each command has a section and a table row on its page."""
     app = typer.Typer()
     cli.Commands().oip_commands(app)
     names = [
@@ -163,8 +163,8 @@ def test_every_command_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", ["list", "check"])
-def test_every_key_of_a_commands_json_is_listed(name: str) -> None:
-    """What `--json` prints has the keys of the table, and no others."""
+def test_every_key_of_the_json_output_is_listed(name: str) -> None:
+    """The output of `--json` has exactly the keys in the table."""
     document = json.loads(command(name, "--json", "--handlers=fakes:Echo").stdout)
     printed = {
         f"{outer}[].{key}"
@@ -177,13 +177,13 @@ def test_every_key_of_a_commands_json_is_listed(name: str) -> None:
 
 
 def test_every_public_name_is_listed() -> None:
-    """The names of `oip_host.__all__` are those of the table."""
+    """The table lists exactly the names in `oip_host.__all__`."""
     rows = tables("architecture.md")["names|are"]
     assert sorted(name for row in rows for name in quoted(row[0])) == oip_host.__all__
 
 
-def test_the_public_surface_is_frozen() -> None:
-    """The names that are exported are those that type checkers see; all resolve."""
+def test_public_names_match_and_resolve() -> None:
+    """The exported names are those that type checkers see, and all of them resolve."""
     tree = ast.parse(inspect.getsource(oip_host))
     (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
     imported = [
@@ -200,8 +200,8 @@ def test_the_public_surface_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in TEXTS if p.name != "migration.md"])
-def test_an_example_of_a_handler_imports_the_contract_alone(path: Path) -> None:
-    """What is in `oip_handler` is imported from there, as a plugin has to."""
+def test_handler_examples_import_only_the_contract(path: Path) -> None:
+    """Examples import the names of `oip_handler` from there, as plugins have to."""
     for block in blocks(path):
         if block.language != "python" or block.note.startswith("not run"):
             continue
@@ -211,15 +211,15 @@ def test_an_example_of_a_handler_imports_the_contract_alone(path: Path) -> None:
                 assert names.isdisjoint(oip_handler.__all__), f"{path}:{block.line}"
 
 
-def test_every_method_of_a_handler_is_told_of() -> None:
-    """The tutorial has each method of the contract."""
+def test_tutorial_mentions_every_method_of_a_handler() -> None:
+    """The tutorial mentions each method of the contract."""
     names = [name for name in vars(handler.ModelHandler) if not name.startswith("_")]
     assert names
     assert [name for name in names if name not in page("first-handler.md")] == []
 
 
-def test_the_folders_are_those_of_the_import_contract() -> None:
-    """The page lists the layers that `lint-imports` holds, in their order."""
+def test_layers_listed_match_the_import_contract() -> None:
+    """The page lists the layers that `lint-imports` enforces, in their order."""
     text = (ROOT / "pyproject.toml").read_text()
     contract, edge, *_ = re.findall(r"^layers = \[\n(.*?)^\]", text, re.M | re.S)
     rows = tables("architecture.md")["layer|folders"]
@@ -238,7 +238,7 @@ OFFERED = [
 
 
 def selected(cell: str) -> tuple[list[str], list[str]]:
-    """The models and the faults of a selection as the page writes it."""
+    """Return the models and faults of a selection as written on the page."""
     offered = OFFERED
     if "flowers 2.0" in cell:
         offered = [HandlerEntry("iris", "y:Iris", dict, "flowers", "2.0"), *OFFERED]
@@ -249,19 +249,19 @@ def selected(cell: str) -> tuple[list[str], list[str]]:
 
 
 @cases("selection.md", "`OIP_HANDLERS`|models")
-def test_a_selection_means_the_models_shown(cell: str, shown: str) -> None:
-    """Each example selects its models, and has no fault."""
+def test_selection_selects_the_models_shown(cell: str, shown: str) -> None:
+    """Each example selects its models, without a fault."""
     assert selected(cell) == (quoted(shown), [])
 
 
 @cases("selection.md", "`OIP_HANDLERS`|fault")
-def test_a_wrong_selection_has_the_fault_shown(cell: str, shown: str) -> None:
-    """Each wrong example has its fault, word by word."""
+def test_invalid_selection_has_the_fault_shown(cell: str, shown: str) -> None:
+    """Each invalid example gives exactly its fault."""
     assert selected(cell)[1] == [plain(shown)]
 
 
-def test_the_grammar_shown_is_the_codes() -> None:
-    """The page has the grammar of the module's docstring."""
+def test_grammar_shown_matches_the_code() -> None:
+    """The page shows the grammar in the module's docstring."""
     shown = re.search(r"    selection.*?Class\n", grammar.__doc__ or "", re.DOTALL)
     assert shown is not None
     assert inspect.cleandoc(" \n" + shown[0]) in page("selection.md")
@@ -281,8 +281,8 @@ WEIGHTS = {}
 """
 
 
-def test_a_models_fault_has_the_reason_shown(in_directory: Path) -> None:
-    """Each fault of a model in the table is the reason that `check` gives."""
+def test_model_fault_has_the_reason_shown(in_directory: Path) -> None:
+    """Each model fault in the table has the reason that `check` gives."""
     (in_directory / "models.py").write_text(MODELS_WITH_FAULTS)
     names = ["nowhere:Fraud", "WEIGHTS", "NoDevice", "Empty", "Raises", "LoadFalse"]
     handlers = ",".join(n if ":" in n else f"models:{n}" for n in names)
@@ -298,7 +298,7 @@ def test_a_models_fault_has_the_reason_shown(in_directory: Path) -> None:
 
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_links_within_the_repository_resolve(path: Path) -> None:
-    """Each link leads to a file that exists, and to a heading in it."""
+    """Each link leads to an existing file and to a heading in it."""
     for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", path.read_text()):
         target, _, heading = link.partition("#")
         file = (path.parent / target).resolve() if target else path
@@ -320,14 +320,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "site"
 
 
-def test_the_pages_build(site: Path) -> None:
-    """The site has every page, and building it warns of nothing."""
+def test_site_builds_every_page(site: Path) -> None:
+    """The site has every page, and builds without warnings."""
     for page_ in PAGES:
         assert (site / page_.stem).exists() or page_.stem == "index"
 
 
-def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
-    """Scripts, styles, fonts and images of a page come with the site."""
+def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
+    """The scripts, styles, fonts and images of each page are part of the site."""
     loads = re.compile(
         r"<(?:script|img|link|iframe)[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^ >]+"
     )
@@ -343,7 +343,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 def test_every_public_name_is_in_the_reference(
     site: Path, name: str, package: Any
 ) -> None:
-    """Each name of `__all__` has its entry, with what its docstring says."""
+    """Each name of `__all__` has an entry in the API reference."""
     html = (site / name / "index.html").read_text()
     names = {*package.__all__} - (
         {*oip_handler.__all__} if name == "api-host" else set()
@@ -352,14 +352,14 @@ def test_every_public_name_is_in_the_reference(
 
 
 @pytest.mark.parametrize("name", pictures.PICTURES)
-def test_the_pictures_are_drawn_from_the_code(name: str) -> None:
+def test_pictures_are_up_to_date(name: str) -> None:
     """`make pictures` would change nothing."""
     drawn = (ROOT / "docs" / "pictures" / name).read_text()
     assert pictures.PICTURES[name]() == drawn
 
 
-def test_the_readme_names_the_versions_that_are_supported() -> None:
-    """Pythons and the range of kserve are those of `pyproject.toml`."""
+def test_readme_names_the_supported_versions() -> None:
+    """The versions of Python and kserve are those in `pyproject.toml`."""
     project = (ROOT / "pyproject.toml").read_text()
     readme = (ROOT / "README.md").read_text()
     (kserves,) = re.findall(r'"(kserve[>=<.,\d]+)"', project)

@@ -1,4 +1,4 @@
-"""The page on metrics lists what a live host gives out, and no more."""
+"""The metrics page lists exactly what a running host exposes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Listed = dict[str, tuple[str, tuple[str, ...]]]
 
 
 def shown() -> Listed:
-    """What the page says."""
+    """Return the metrics that the page lists."""
     return {
         plain(name): (kind, tuple(sorted(quoted(labels))))
         for name, kind, labels, *_ in tables(PAGE)["metric|type"]
@@ -26,7 +26,7 @@ def shown() -> Listed:
 
 
 def given(text: str) -> Listed:
-    """What a scrape says; a counter is known by the name of its sample."""
+    """Return the metrics of a scrape; a counter is named after its sample."""
     return {
         name_of(family): (family.type, labels_of(family)) for family in families(text)
     }
@@ -37,7 +37,7 @@ def name_of(family: Any) -> str:
 
 
 def labels_of(family: Any) -> tuple[str, ...]:
-    """The labels that all samples of a family have."""
+    """Return the labels that all samples of a family have."""
     assert family.samples, f"nothing made a sample of {family.name}"
     found = {tuple(sorted(set(sample.labels) - {"le"})) for sample in family.samples}
     (labels,) = found
@@ -45,13 +45,13 @@ def labels_of(family: Any) -> tuple[str, ...]:
 
 
 def test_every_metric_is_listed(tmp_path: Path) -> None:
-    """Name, type and labels of each are those of a live host, and none is missing."""
+    """The names, types and labels on the page are those of a running host."""
     with monitored(tmp_path) as host:
         assert shown() == given(host.scrape())
 
 
 def test_every_outcome_is_listed() -> None:
-    """The outcomes are the classes of the tree of errors, `ok` and `Cancelled`."""
+    """The outcomes are the error classes, `ok` and `Cancelled`."""
     rows = tables(PAGE)["outcome|when"]
     classes = {
         name
@@ -62,8 +62,8 @@ def test_every_outcome_is_listed() -> None:
     assert sorted({*classes, "ok", "Cancelled"}) == sorted(names)
 
 
-def test_whose_an_outcome_is_goes_by_its_status() -> None:
-    """Below 500 and 501 are a client's, the others the server's."""
+def test_status_decides_whose_fault_an_outcome_is() -> None:
+    """Statuses below 500 and 501 are the client's fault, the others the server's."""
     for outcomes, _, whose in tables(PAGE)["outcome|when"]:
         for name in quoted(outcomes):
             if kind := getattr(errors, name, None):
@@ -72,7 +72,7 @@ def test_whose_an_outcome_is_goes_by_its_status() -> None:
 
 
 def test_reasons_have_the_statuses_shown() -> None:
-    """The reasons that are no class are names of HTTP's statuses."""
+    """The reasons that are not error classes are names of HTTP statuses."""
     rows = tables(PAGE)["reason|status"]
     assert len(rows) == 6
     for name, status, _ in rows:
@@ -80,7 +80,7 @@ def test_reasons_have_the_statuses_shown() -> None:
 
 
 def test_every_alert_is_listed() -> None:
-    """With its severity, and with the time for which it has to last."""
+    """Each alert is listed with its severity and how long it has to last."""
     rows = tables(PAGE)["alert|severity"]
     expected = [(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS]
     assert expected == [(plain(name), severity) for name, severity, _ in rows]
@@ -90,7 +90,7 @@ def test_every_alert_is_listed() -> None:
             assert f"for {minutes} minutes" in words
 
 
-def test_the_page_is_found() -> None:
-    """The pages that tell of metrics lead to it."""
+def test_other_pages_link_to_the_metrics_page() -> None:
+    """The index and the architecture page link to the metrics page."""
     for name in ("index.md", "architecture.md"):
         assert "metrics.md" in page(name)

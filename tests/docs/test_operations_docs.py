@@ -1,4 +1,4 @@
-"""What the page for whoever is on call tells of, is there, and all of it is told."""
+"""The operations page describes every alert, error and log line, and no others."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FILLED = {
 """What a row has in the place of a gap, and the code beside it."""
 
 
-def test_every_alert_has_its_section() -> None:
-    """There is one for each rule that alerts, in their order, and no other."""
+def test_every_alert_has_a_section() -> None:
+    """The page has one section for each alert, in the order of the rules."""
     rules = [rule["alert"] for rule in ALERTS]
     assert rules == re.findall(r"^### Alert (\S+)$", page(PAGE), re.MULTILINE)
 
 
-def test_every_error_is_told() -> None:
-    """With its status, as the table of the tree has it."""
+def test_every_error_is_listed() -> None:
+    """Each error class is listed with its status, as in `errors.md`."""
     tree = {
         plain(name): int(status)
         for name, _, status, *_ in tables("errors.md")["class|below"]
@@ -43,7 +43,7 @@ def test_every_error_is_told() -> None:
 
 
 def logged() -> Iterator[tuple[str, str]]:
-    """Each line from WARNING on, by its module, as the code has it."""
+    """Yield the file name and text of each log line from WARNING on."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (
@@ -60,12 +60,12 @@ def logged() -> Iterator[tuple[str, str]]:
 
 
 def pieces(line: str, gap: str) -> list[str]:
-    """What is always the same of a line, where it is more than a word."""
+    """Return the fixed parts of a line that are longer than a word."""
     return [p for part in re.split(gap, line) if len(p := part.strip(" '\":;,()")) > 8]
 
 
-def test_every_line_from_warning_on_is_told() -> None:
-    """Each has its row, by what is always the same of it; and each row its line."""
+def test_every_log_line_from_warning_on_is_listed() -> None:
+    """Each log line has a row on the page, and each row a log line."""
     rows = [cell for cells, *_ in tables(PAGE)["line|means"] for cell in quoted(cells)]
     code = list(logged())
     untold = [

@@ -1,4 +1,4 @@
-"""The pages on the protocol and its errors list what the edges serve, and no more."""
+"""The pages on the protocol and its errors list exactly what the edges serve."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL, REPOSITORY = "/v2/models/<name>", "/v2/repository/models/<name>"
 
 
 def routes() -> Iterator[tuple[str, str, str]]:
-    """Each route of the REST edge: method, path, and the name of its action."""
+    """Yield each route of the REST edge: method, path and the name of its action."""
     paths = dict(v2.SERVER)
     for base, below in (
         (MODEL, v2.MODEL),
@@ -47,14 +47,14 @@ def test_every_route_is_listed() -> None:
 
 
 def test_every_route_has_statuses_that_exist() -> None:
-    """The errors of a route are statuses of the error classes."""
+    """The statuses listed for a route are those of error classes."""
     known = {str(kind.http_status) for kind in errors_in_order()}
     for row in tables("protocol.md")["method|path"]:
         assert set(row[3].split(", ")) - {""} <= known, row
 
 
 def test_every_rpc_is_listed_with_its_route() -> None:
-    """The calls are those of the compiled proto, and each has a route of REST."""
+    """The RPCs are those of the compiled proto, each with a REST route."""
     rows = tables("protocol.md")["RPC|as by REST"]
     listed = [plain(row[0]) for row in rows]
     assert listed == [m.name for m in pool.FindServiceByName(SERVICE).methods]
@@ -62,8 +62,8 @@ def test_every_rpc_is_listed_with_its_route() -> None:
     assert {plain(row[1]) for row in rows} <= paths
 
 
-def test_every_standard_service_is_listed_with_its_rpcs() -> None:
-    """Health and reflection have the full names and the calls of the installed ones."""
+def test_every_standard_service_is_listed() -> None:
+    """Health and reflection are listed with the RPCs of the installed services."""
     rows = tables("protocol.md")["service|RPCs"]
     services = [
         service
@@ -82,8 +82,8 @@ def test_every_extension_is_listed() -> None:
     assert [plain(row[0]) for row in rows] == EXTENSIONS
 
 
-def test_every_datatype_is_listed_with_its_size_and_field() -> None:
-    """Size in bytes and typed field of each datatype are the codecs'."""
+def test_every_datatype_is_listed() -> None:
+    """Each datatype is listed with its size in bytes and its typed field."""
     for row, datatype in zip(
         tables("protocol.md")["datatype|in JSON"], Datatype, strict=True
     ):
@@ -98,7 +98,7 @@ def test_every_datatype_is_listed_with_its_size_and_field() -> None:
 
 
 def test_every_limit_has_the_default_shown() -> None:
-    """A limit's default is that of its option, the host's or KServe's."""
+    """A limit's default is that of its option, in the host or in KServe."""
     defaults: dict[str, Any] = {
         name: action.default
         for action in kserve.model_server.parser._actions
@@ -115,8 +115,8 @@ def test_every_limit_has_the_default_shown() -> None:
     assert all(f"`{name}`" in text for name in compression._WINDOWS)
 
 
-def test_the_protocol_lists_every_error_with_its_statuses() -> None:
-    """Class, HTTP and gRPC status on the page of the protocol are the code's."""
+def test_protocol_page_lists_every_error() -> None:
+    """The protocol page lists each error class with its HTTP and gRPC status."""
     rows = tables("protocol.md")["error|HTTP"]
     assert [row[:3] for row in rows] == [
         [f"`{kind.__name__}`", str(kind.http_status), f"`{kind.grpc_status}`"]
@@ -131,8 +131,8 @@ def errors_in_order(base: type[Exception] = errors.OIPError) -> Iterator[Any]:
             yield from errors_in_order(below)
 
 
-def test_every_error_is_listed_with_its_statuses() -> None:
-    """Class, parent, HTTP and gRPC status, surface and meaning are the code's."""
+def test_errors_page_lists_every_error() -> None:
+    """Each class is listed with its parent, statuses, public export and meaning."""
     assert tables("errors.md")["class|below"] == [
         [
             f"`{kind.__name__}`",
@@ -148,8 +148,8 @@ def test_every_error_is_listed_with_its_statuses() -> None:
 
 
 @cases("errors.md", "raised in a handler|the client gets")
-def test_a_handlers_exception_becomes_what_is_shown(cell: str, shown: str) -> None:
-    """The client gets the status that the page says, and the text or none of it."""
+def test_handler_exception_gives_the_error_shown(cell: str, shown: str) -> None:
+    """The client gets the status on the page, and the exception's text where shown."""
     known = {**vars(builtins), **vars(kserve.errors), **vars(errors)}
     for name in quoted(cell) or ["RuntimeError"]:
         raised = from_kserve(known[name.split(".")[-1]]("the text"))
@@ -160,7 +160,7 @@ def test_a_handlers_exception_becomes_what_is_shown(cell: str, shown: str) -> No
         assert ("the text" in str(told)) == (" text" in shown)
 
 
-def test_every_grpc_status_exists() -> None:
-    """The names of gRPC statuses in the error classes are grpc's."""
+def test_grpc_statuses_of_errors_exist() -> None:
+    """The gRPC statuses of the error classes are names in `grpc.StatusCode`."""
     for kind in errors_in_order():
         assert hasattr(grpc.StatusCode, kind.grpc_status)

@@ -1,4 +1,4 @@
-"""What `make dist` builds, installed into environments that know no source tree."""
+"""The distributions of `make dist`, installed into environments without sources."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CONTRACT_NEEDS = {
 
 
 def environment() -> dict[str, str]:
-    """Without paths of sources, and without the host's options."""
+    """Return the environment without paths to sources and without host options."""
     dropped = ("OIP_", "PYTHON", "VIRTUAL_ENV")
     return {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """The output of a command that ends well."""
+    """Run a command, expect success, and return its output."""
     done = subprocess.run(
         command, cwd=cwd, env=environment(), text=True, capture_output=True
     )
@@ -41,7 +41,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 
 def stem(directory: str) -> str:
-    """The first part of the names of a project's files: its name and version."""
+    """Return the stem of a project's file names: its name and version."""
     text = (ROOT / directory / "pyproject.toml").read_text()
     name, version = re.findall(r'^(?:name|version) = "(.*)"$', text, re.MULTILINE)[:2]
     return f"{name.replace('-', '_')}-{version}"
@@ -49,7 +49,7 @@ def stem(directory: str) -> str:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make dist` puts into its directory; it checks each with twine."""
+    """The directory that `make dist` fills; it checks each file with twine."""
     directory = tmp_path_factory.mktemp("dist")
     run(
         "make", "dist", f"DIST={directory}", f"VENV={sys.prefix}",
@@ -59,13 +59,13 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wheel(dist: Path, directory: str) -> Path:
-    """The wheel of a project."""
+    """Return the path of a project's wheel."""
     return dist / f"{stem(directory)}-py3-none-any.whl"
 
 
 @pytest.fixture
 def install(tmp_path: Path, dist: Path) -> Callable[..., Path]:
-    """Install wheels of projects, and what they need, into a fresh environment."""
+    """Install wheels of projects, and their requirements, into a fresh environment."""
 
     def install(*directories: str) -> Path:
         prefix = tmp_path / "environment"
@@ -83,7 +83,7 @@ def install(tmp_path: Path, dist: Path) -> Callable[..., Path]:
 
 
 def test_each_distribution_has_a_wheel_and_an_sdist(dist: Path) -> None:
-    """Of the contract, the host and every plugin, and nothing else."""
+    """`make dist` builds the contract, the host and every plugin, and nothing else."""
     expected = set()
     for directory in PROJECTS:
         expected |= {f"{stem(directory)}-py3-none-any.whl", f"{stem(directory)}.tar.gz"}
@@ -91,8 +91,8 @@ def test_each_distribution_has_a_wheel_and_an_sdist(dist: Path) -> None:
 
 
 @pytest.mark.parametrize("directory", PROJECTS)
-def test_a_wheel_has_its_license_and_types(dist: Path, directory: str) -> None:
-    """The text of the license, the mark of PEP 561, and no tests."""
+def test_wheel_has_license_and_types(dist: Path, directory: str) -> None:
+    """A wheel has the license text and the PEP 561 marker, and no tests."""
     names = zipfile.ZipFile(wheel(dist, directory)).namelist()
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
@@ -101,15 +101,15 @@ def test_a_wheel_has_its_license_and_types(dist: Path, directory: str) -> None:
     assert not [name for name in names if "test" in name]
 
 
-def test_the_hosts_wheel_has_the_grpc_messages(dist: Path) -> None:
-    """The descriptor set that the host reads, and the source that clients compile."""
+def test_host_wheel_has_the_grpc_messages(dist: Path) -> None:
+    """The host's wheel has the descriptor set and the proto that clients compile."""
     names = set(zipfile.ZipFile(wheel(dist, ".")).namelist())
     grpc = "oip_host/edge/grpc"
     assert {f"{grpc}/oip.proto", f"{grpc}/oip.binpb"} <= names
 
 
-def test_the_hosts_sdist_has_no_other_distribution(dist: Path) -> None:
-    """Neither the contract nor the plugins are in it."""
+def test_host_sdist_has_no_other_distribution(dist: Path) -> None:
+    """The host's sdist has neither the contract nor the plugins."""
     with tarfile.open(dist / f"{stem('.')}.tar.gz") as sdist:
         names = {name.split("/")[1] for name in sdist.getnames() if "/" in name}
     assert {"src", "LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml"} <= names
@@ -167,10 +167,10 @@ print("answered")
 """
 
 
-def test_the_contracts_wheel_runs_handlers_alone(
+def test_contract_wheel_runs_handlers_alone(
     install: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Plain and async ones, in an environment that has only what it declares."""
+    """The contract runs sync and async handlers with only its own requirements."""
     python = install("handler") / "bin" / "python"
     (tmp_path / "program.py").write_text(HANDLERS)
     assert "answered\n" == run(python, "-W", "error", "program.py", cwd=tmp_path)
@@ -183,10 +183,10 @@ def test_the_contracts_wheel_runs_handlers_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_wheels_alone_serve_a_model(
+def test_wheels_alone_serve_a_model(
     install: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The host finds the plugins, checks itself, and answers an inference."""
+    """The host finds the plugins, passes `check`, and answers an inference."""
     prefix = install(
         "handler", ".", "plugins/oip-handler-sklearn", "plugins/oip-handler-onnx"
     )

@@ -1,4 +1,4 @@
-"""Where else the project's commands run: in pre-commit and in GitHub's workflows."""
+"""The project's commands in pre-commit and in GitHub workflows."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PINNED = re.compile(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)")
 
 
 def read(path: Path) -> Any:
-    """A YAML file; its key `on` is true there, by the rules of YAML 1.1."""
+    """Return the contents of a YAML file; YAML 1.1 turns the key `on` into True."""
     return yaml.safe_load(path.read_text())
 
 
 def steps(workflow: Any) -> list[Any]:
-    """The steps of all of its jobs."""
+    """Return the steps of all jobs of a workflow."""
     return [step for job in workflow["jobs"].values() for step in job.get("steps", ())]
 
 
 def would_run(target: str) -> list[str]:
-    """The commands of a target of the Makefile, in the environment .venv."""
+    """Return the commands of a Makefile target, in the environment .venv."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     done = subprocess.run(
         ["make", "--dry-run", "VENV=.venv", "--assume-old=.venv/.test", target],
@@ -36,8 +36,8 @@ def would_run(target: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_pre_commit_has_the_commands_of_make_lint() -> None:
-    """The very same, in the same order, and none that brings tools of its own."""
+def test_pre_commit_runs_the_commands_of_make_lint() -> None:
+    """The hooks run the same commands in the same order, as local system hooks."""
     (local,) = read(ROOT / ".pre-commit-config.yaml")["repos"]
     assert "local" == local["repo"]
     assert would_run("lint") == [hook["entry"] for hook in local["hooks"]]
@@ -46,8 +46,8 @@ def test_pre_commit_has_the_commands_of_make_lint() -> None:
     }
 
 
-def test_ci_runs_everything_on_each_supported_python() -> None:
-    """Those of the classifiers; and the contract on those of its own."""
+def test_ci_covers_each_supported_python() -> None:
+    """CI tests the host and the contract on the Pythons of their classifiers."""
     jobs = read(WORKFLOWS / "ci.yml")["jobs"]
     assert ".ci/run" in [step.get("run") for step in jobs["host"]["steps"]]
     assert pythons("pyproject.toml") == jobs["host"]["strategy"]["matrix"]["python"]
@@ -61,15 +61,15 @@ def test_ci_runs_everything_on_each_supported_python() -> None:
 
 
 def pythons(path: str) -> list[str]:
-    """The versions of Python that a distribution's classifiers name."""
+    """Return the versions of Python in a distribution's classifiers."""
     return re.findall(
         r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / path).read_text()
     )
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
-def test_a_workflow_may_only_read(name: str) -> None:
-    """Only the job that publishes may do more: ask for a token of its own."""
+def test_workflows_have_read_only_permissions(name: str) -> None:
+    """Only the publishing job has another permission: to request an identity token."""
     workflow = read(WORKFLOWS / name)
     assert {"contents": "read"} == workflow["permissions"]
     own = {
@@ -83,8 +83,8 @@ def test_a_workflow_may_only_read(name: str) -> None:
             assert step["with"]["persist-credentials"] is False
 
 
-def test_a_release_needs_a_tag_and_everything_that_ci_runs() -> None:
-    """CI, then `make dist`, then publishing what that built, without the sources."""
+def test_release_needs_a_tag_and_ci() -> None:
+    """A release runs CI and `make dist`, and publishes the result without sources."""
     workflow = read(WORKFLOWS / "release.yml")
     assert {"push": {"tags": ["v*"]}} == workflow[True]
     ci, build, publish = (workflow["jobs"][name] for name in ("ci", "build", "publish"))
@@ -101,8 +101,8 @@ def test_a_release_needs_a_tag_and_everything_that_ci_runs() -> None:
     [("v{}", 0), ("v{}.1", 1), ("v1{}", 1)],
     ids=["same", "more", "other"],
 )
-def test_a_tag_of_another_version_is_not_released(tag: str, code: int) -> None:
-    """The release's first step compares it with the version in pyproject.toml."""
+def test_tag_must_match_the_version(tag: str, code: int) -> None:
+    """The release's first step compares the tag with the version in pyproject.toml."""
     (step,) = (s for s in steps(read(WORKFLOWS / "release.yml")) if "name" in s)
     text = (ROOT / "pyproject.toml").read_text()
     (version,) = re.findall(r'^version = "(.*)"$', text, re.MULTILINE)
@@ -111,7 +111,7 @@ def test_a_tag_of_another_version_is_not_released(tag: str, code: int) -> None:
     assert code == done.returncode
 
 
-def test_whatever_the_files_run_is_there() -> None:
+def test_commands_of_workflows_exist() -> None:
     """Each command is a target of the Makefile or a script of the repository."""
     makefile = (ROOT / "Makefile").read_text()
     for path in WORKFLOWS.iterdir():
