@@ -1,4 +1,4 @@
-"""Choosing among the installed handlers, and importing those that are chosen."""
+"""Choosing among the installed handlers, and importing the chosen ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Imported(Exception):
 
 
 def entry(name: str, distribution: str | None = "one", version: str = "1.0") -> Any:
-    """A handler whose import would raise."""
+    """Return a handler whose import raises."""
 
     def refuse() -> Any:
         raise Imported(name)
@@ -41,14 +41,14 @@ TWIN_1, TWIN_2 = entry("twin", "dist-one"), entry("twin", "Dist_Two", "2.0")
 def chosen(
     text: str | None, entries: Iterable[HandlerEntry]
 ) -> tuple[list[Choice], list[str]]:
-    """The choices for a selection as text, which has no fault of its own."""
+    """Return the choices and faults for a selection text that parses."""
     selection, malformed = parse(text)
     assert malformed == []
     return choose(selection, list(entries))
 
 
 def models(choices: Iterable[Choice]) -> dict[str, str]:
-    """Each model with its version, and the handler it is served by."""
+    """Return each model with its version, and the target of its handler."""
     return {
         f"{choice.item.model}@{choice.item.version}": choice.entry.target
         for choice in choices
@@ -59,8 +59,8 @@ def models(choices: Iterable[Choice]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("text", [None, "*"], ids=["unset", "star"])
-def test_everything_is_every_handler_under_its_name(text: str | None) -> None:
-    """Unset and `*` choose each handler once, as a model of its own name, unnamed."""
+def test_everything_chooses_every_handler_by_name(text: str | None) -> None:
+    """An unset selection and `*` choose each handler once, as a model of its name."""
     choices, faults = chosen(text, [A, B])
     assert faults == []
     assert choices == [
@@ -69,8 +69,8 @@ def test_everything_is_every_handler_under_its_name(text: str | None) -> None:
     ]
 
 
-def test_named_handlers_alone_are_chosen() -> None:
-    """A selection of names chooses those and no others, in its own order."""
+def test_only_named_handlers_are_chosen() -> None:
+    """A selection of names chooses only those, in its own order."""
     choices, faults = chosen("beta,m@2=alpha?", [A, B, C])
     assert faults == []
     assert choices == [
@@ -80,7 +80,7 @@ def test_named_handlers_alone_are_chosen() -> None:
 
 
 def test_one_handler_serves_several_models() -> None:
-    """A handler may be chosen again for another model or version."""
+    """A handler may be chosen for several models or versions."""
     choices, faults = chosen("fraud=alpha,churn=alpha,churn@2=alpha", [A, B])
     assert faults == []
     expected = dict.fromkeys(["fraud@1", "churn@1", "churn@2"], A.target)
@@ -88,7 +88,7 @@ def test_one_handler_serves_several_models() -> None:
 
 
 def test_star_adds_the_handlers_that_are_not_named() -> None:
-    """With `*` a handler that is named serves only as it is named."""
+    """With `*`, a named handler serves only under the names given for it."""
     choices, faults = chosen("m=alpha,*", [A, B])
     assert faults == []
     assert models(choices) == {"m@1": A.target, "beta@1": B.target}
@@ -96,15 +96,15 @@ def test_star_adds_the_handlers_that_are_not_named() -> None:
 
 
 @pytest.mark.parametrize("text", ["-alpha", "*,-alpha", "-one/alpha", "-ONE/alpha"])
-def test_excluded_handler_is_left_out(text: str) -> None:
-    """`-handler` leaves it out of everything, by its name or with its distribution."""
+def test_excluded_handler_is_not_chosen(text: str) -> None:
+    """`-handler` excludes a handler by name, with or without its distribution."""
     choices, faults = chosen(text, [A, B])
     assert faults == []
     assert models(choices) == {"beta@1": B.target}
 
 
-def test_unknown_name_is_a_fault_with_the_nearest_names() -> None:
-    """A handler that is not installed is told with those like it and all there are."""
+def test_unknown_name_is_a_fault_with_nearest_names() -> None:
+    """The fault lists the nearest names and all installed handlers."""
     choices, faults = chosen("alhpa,beta", [A, B, C])
     assert faults == [
         "OIP_HANDLERS: no installed handler is named 'alhpa', nearest: 'alpha'; "
@@ -113,8 +113,8 @@ def test_unknown_name_is_a_fault_with_the_nearest_names() -> None:
     assert models(choices) == {"beta@1": B.target}
 
 
-def test_unknown_distribution_is_a_fault_with_the_nearest_names() -> None:
-    """With a distribution the names proposed have one too."""
+def test_unknown_distribution_is_a_fault_with_nearest_names() -> None:
+    """The nearest names include the distribution if the unknown name has one."""
     _, faults = chosen("two/alpha", [A, TWIN_1])
     assert faults == [
         "OIP_HANDLERS: no installed handler is named 'two/alpha', "
@@ -122,22 +122,22 @@ def test_unknown_distribution_is_a_fault_with_the_nearest_names() -> None:
     ]
 
 
-def test_unknown_name_where_none_is_installed() -> None:
-    """Without any handler the fault says that there is none."""
+def test_unknown_name_without_any_handlers() -> None:
+    """If no handler is installed, the fault says so."""
     _, faults = chosen("alpha", [])
     expected = "OIP_HANDLERS: no installed handler is named 'alpha'; installed: none"
     assert faults == [expected]
 
 
 def test_unknown_exclusion_is_a_fault() -> None:
-    """What is excluded has to be installed: a misspelt name would exclude nothing."""
+    """An excluded handler must be installed: a misspelt name would exclude nothing."""
     _, faults = chosen("-alhpa", [A, B])
     assert len(faults) == 1
     assert "no installed handler is named 'alhpa', nearest: 'alpha'" in faults[0]
 
 
-def test_everything_of_nothing_is_a_fault() -> None:
-    """Where no handler is installed the fault says how to get one."""
+def test_selection_of_everything_needs_a_handler() -> None:
+    """If no handler is installed, the fault says how to get one."""
     choices, faults = chosen(None, [])
     assert choices == []
     assert len(faults) == 1
@@ -150,8 +150,8 @@ def test_everything_of_nothing_is_a_fault() -> None:
 @pytest.mark.parametrize(
     "text", ["twin", "m=twin", "m@2=twin?", "*", "-twin", "twin,*"]
 )
-def test_name_of_two_distributions_is_a_fault_naming_both(text: str) -> None:
-    """A name that two distributions offer is told with both and what to write."""
+def test_name_in_two_distributions_is_a_fault(text: str) -> None:
+    """The fault names both distributions and says what to write."""
     _, faults = chosen(text, [A, TWIN_1, TWIN_2])
     expected = (
         "OIP_HANDLERS: handler 'twin' is offered by dist-one 1.0 and Dist_Two 2.0; "
@@ -160,8 +160,8 @@ def test_name_of_two_distributions_is_a_fault_naming_both(text: str) -> None:
     assert expected in faults
 
 
-def test_twins_that_nobody_asks_for_are_no_fault() -> None:
-    """Two distributions with one name do not matter to a selection of another."""
+def test_ambiguous_names_not_selected_are_not_a_fault() -> None:
+    """A name in two distributions is not a fault if it is not selected."""
     choices, faults = chosen("alpha", [A, TWIN_1, TWIN_2])
     assert faults == []
     assert models(choices) == {"alpha@1": A.target}
@@ -177,10 +177,10 @@ def test_twins_that_nobody_asks_for_are_no_fault() -> None:
         ("*,-Dist_Two/twin", [TWIN_1]),
     ],
 )
-def test_distribution_tells_twins_apart(
+def test_distribution_resolves_an_ambiguous_name(
     text: str, expected: list[HandlerEntry]
 ) -> None:
-    """`distribution/name` means one of two; both can be served, under two names."""
+    """`distribution/name` selects one of two handlers; both may be served."""
     choices, faults = chosen(text, [TWIN_1, TWIN_2])
     assert faults == []
     assert [choice.entry for choice in choices] == expected
@@ -189,16 +189,16 @@ def test_distribution_tells_twins_apart(
 @pytest.mark.parametrize(
     "name", ["my-dist", "My-Dist", "my_dist", "my.dist", "MY__DIST", "my-_.dist"]
 )
-def test_names_of_a_distribution_are_compared_as_pip_does(name: str) -> None:
-    """PEP 503: case does not matter, nor which and how many of `-`, `_` and `.`."""
+def test_distribution_names_are_compared_like_pip(name: str) -> None:
+    """Case, and the kind and number of `-`, `_` and `.`, do not matter (PEP 503)."""
     assert canonical(name) == "my-dist"
     choices, faults = chosen(f"{name}/twin", [entry("twin", "My.Dist"), TWIN_1])
     assert faults == []
     assert [choice.entry.distribution for choice in choices] == ["My.Dist"]
 
 
-def test_handler_of_no_distribution_has_its_name_alone() -> None:
-    """What an extension offers without a distribution is chosen by its name."""
+def test_handler_without_a_distribution() -> None:
+    """An extension's handler without a distribution is chosen by its name."""
     loose = entry("loose", None)
     choices, faults = chosen("loose", [A, loose])
     assert faults == []
@@ -213,7 +213,7 @@ def test_handler_of_no_distribution_has_its_name_alone() -> None:
     "text", ["alpha,-alpha", "m=alpha,-one/alpha", "-alpha,one/alpha"]
 )
 def test_selected_and_excluded_is_a_fault(text: str) -> None:
-    """A handler that is both selected and excluded is told, however it is written."""
+    """A handler both selected and excluded is a fault, however the two are written."""
     _, faults = chosen(text, [A, B])
     assert len(faults) == 1
     assert faults[0].startswith("OIP_HANDLERS: ")
@@ -221,7 +221,7 @@ def test_selected_and_excluded_is_a_fault(text: str) -> None:
 
 
 def test_unpackaged_selected_and_excluded_is_a_fault() -> None:
-    """It holds for `module:Class` too."""
+    """Selecting and excluding the same `module:Class` is a fault too."""
     _, faults = chosen("some.module:Class,-some.module:Class", [A])
     expected = "OIP_HANDLERS: 'some.module:Class' is selected and excluded"
     assert faults == [expected]
@@ -240,15 +240,15 @@ def test_unpackaged_selected_and_excluded_is_a_fault() -> None:
 def test_model_selected_twice_is_a_fault(
     text: str, model: str, first: str, second: str
 ) -> None:
-    """A model and version is served by one handler; the fault names both."""
+    """A version of a model is served by one handler; the fault names both."""
     _, faults = chosen(text, [A, B])
     assert faults == [
         f"OIP_HANDLERS: {model} is selected twice, from {first!r} and {second!r}"
     ]
 
 
-def test_faults_of_a_selection_are_told_at_once() -> None:
-    """Each kind of fault has its line beside the others."""
+def test_faults_of_a_selection_are_reported_together() -> None:
+    """Each kind of fault has its own line."""
     _, faults = chosen(
         "alhpa,twin,beta,-beta,m=alpha,m=gamma", [A, B, C, TWIN_1, TWIN_2]
     )
@@ -277,22 +277,22 @@ class Offers:
 
 
 class Silent:
-    """An extension that has nothing to offer."""
+    """An extension that offers nothing."""
 
     @hookimpl
     def oip_handlers(self) -> None:
         return None
 
 
-def test_extensions_offer_beside_the_entry_points() -> None:
-    """Handlers of all extensions are offered in order of name and distribution."""
+def test_extensions_offer_handlers() -> None:
+    """The handlers of all extensions are listed by name and distribution."""
     fresh = create_manager([Offers(TWIN_2, A), Offers(TWIN_1), Silent()])
     mine = [e for e in list_handlers(fresh) if e in (A, TWIN_1, TWIN_2)]
     assert mine == [A, TWIN_1, TWIN_2]
 
 
 def test_listing_and_choosing_import_nothing() -> None:
-    """Found is not imported: these handlers' imports would raise."""
+    """Listing and choosing handlers does not import them."""
     choices, faults = chosen("*", list_handlers(create_manager([Offers(A, B)])))
     assert faults == []
     assert {A, B} <= {choice.entry for choice in choices}
@@ -300,8 +300,8 @@ def test_listing_and_choosing_import_nothing() -> None:
         A.load()
 
 
-def test_each_manager_is_fresh() -> None:
-    """What one manager has registered another does not know."""
+def test_each_manager_is_independent() -> None:
+    """Extensions registered with one manager are unknown to another."""
     create_manager([Offers(A)])
     assert A not in list_handlers(create_manager())
 
@@ -313,7 +313,7 @@ Module = Callable[[str], str]
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterable[Module]:
-    """Write an importable module of some text, and forget it after the test."""
+    """Write an importable module with the given text, and unload it after the test."""
     names: list[str] = []
 
     def write(text: str) -> str:
@@ -329,14 +329,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterable[Module]:
 
 
 def unpackaged(reference: str) -> HandlerEntry:
-    """The entry of `module:Class`."""
+    """Return the entry of `module:Class`."""
     (choice,), faults = chosen(reference, [])
     assert faults == []
     return choice.entry
 
 
-def test_unpackaged_handler_is_imported_from_its_path(module: Module) -> None:
-    """`module:Class`, nested classes too, is imported when it is loaded."""
+def test_unpackaged_handler_is_imported_on_load(module: Module) -> None:
+    """`module:Class`, or a nested class, is imported only when it is loaded."""
     name = module("class Outer:\n    class Inner:\n        marker = 7\n")
     found = unpackaged(f"{name}:Outer.Inner")
     assert name not in sys.modules
@@ -347,15 +347,15 @@ def test_unpackaged_handler_is_imported_from_its_path(module: Module) -> None:
 
 
 def test_models_of_one_unpackaged_handler_share_its_entry() -> None:
-    """The same reference is the same handler, listed once."""
+    """The same reference is the same handler."""
     choices, _ = chosen("a=some.module:Class,b=some.module:Class", [])
     assert choices[0].entry == choices[1].entry
 
 
-def test_unpackaged_code_lies_where_one_works(
+def test_unpackaged_code_is_found_in_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The working directory is on the path for code that is not packaged."""
+    """Code that is not packaged is imported from the working directory."""
     (tmp_path / "oip_test_local.py").write_text("class Local:\n    pass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -377,10 +377,10 @@ def test_unpackaged_code_lies_where_one_works(
     ],
     ids=["import error", "raises", "syntax", "exit", "no such class"],
 )
-def test_broken_import_is_a_reason_with_its_traceback_in_the_log(
+def test_failed_import_is_a_reason_and_is_logged(
     text: str, expected: str, module: Module, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What does not import is told by its exception; the log has where and whose."""
+    """The reason gives the exception; the log adds the traceback and distribution."""
     name = module(text)
     loose = unpackaged(f"{name}:Handler")
     broken = HandlerEntry("broken", loose.target, loose.load, "broken-dist", "3.2.1")
@@ -395,8 +395,8 @@ def test_broken_import_is_a_reason_with_its_traceback_in_the_log(
     assert expected.split(":")[0] in logged
 
 
-def test_interrupt_during_an_import_is_not_a_reason() -> None:
-    """Ctrl-C during an import ends the host, as anywhere."""
+def test_interrupt_during_an_import_propagates() -> None:
+    """Ctrl-C during an import ends the host."""
 
     def interrupted() -> Any:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Host extensions: what a package can do through the group `oip.plugins`."""
+"""Host extensions: what a package can do in the group `oip.plugins`."""
 
 from __future__ import annotations
 
@@ -132,13 +132,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
-    """The file to which the recording extension writes."""
+    """The file that the recording extension writes to."""
     return tmp_path / "records"
 
 
 @pytest.fixture
 def env(installed: Path, records: Path, tmp_path: Path) -> dict[str, str]:
-    """The variables of a process that has the extensions, and a directory to scan."""
+    """The environment of a process with the extensions and a directory to scan."""
     scanned = tmp_path / "scanned"
     scanned.mkdir()
     for name in ("north", "south"):
@@ -151,7 +151,7 @@ def env(installed: Path, records: Path, tmp_path: Path) -> dict[str, str]:
 
 
 def test_extension_offers_handlers_from_a_directory(env: dict[str, str]) -> None:
-    """What an extension finds by scanning is listed beside the entry points."""
+    """Handlers that an extension finds by scanning a directory are listed."""
     done = oip_host("list", "--json", "--handlers=north,m=south?", env=env)
     assert done.returncode == 0, done.stderr
     rows = {row["handler"]: row for row in json.loads(done.stdout)["handlers"]}
@@ -168,7 +168,7 @@ def test_extension_offers_handlers_from_a_directory(env: dict[str, str]) -> None
 
 
 def test_extension_adds_a_command(env: dict[str, str]) -> None:
-    """A command of an extension is run and helped as the host's own are."""
+    """An extension's command runs and appears in the help like the host's own."""
     done = oip_host("greet", "world", env=env)
     assert (done.returncode, done.stdout) == (0, "hello world\n")
     done = oip_host("--help", env=env)
@@ -190,12 +190,12 @@ def test_extension_adds_a_command(env: dict[str, str]) -> None:
         ("argument", ["'request'", "oip_inference(inference, request)", INFERENCE]),
     ],
 )
-def test_extension_that_does_not_fit_is_told_and_left_out(
+def test_invalid_extension_is_reported_and_skipped(
     name: str, expected: list[str], env: dict[str, str]
 ) -> None:
-    """It is named with its package, the fault and what was expected; the rest works.
+    """The log names the extension, its package, the fault and what was expected.
 
-    Nothing of it is called: each of these hooks would raise.
+    None of its hooks is called: each would raise. The other extensions work.
     """
     done = oip_host("list", "--json", "--handlers=north", env=env)
     assert done.returncode == 0, done.stderr
@@ -206,8 +206,8 @@ def test_extension_that_does_not_fit_is_told_and_left_out(
     assert [text for text in expected if text not in report] == []
 
 
-def test_extensions_that_fit_are_not_told(env: dict[str, str]) -> None:
-    """The log names the extensions that are left out, and no other."""
+def test_valid_extensions_are_not_reported(env: dict[str, str]) -> None:
+    """The log names only the extensions that are skipped."""
     done = oip_host("list", "--json", "--handlers=north", env=env)
     told = [name for name in POINTS if f"host extension '{name}'" in done.stderr]
     assert told == ["missing", "exit", "hook", "far-hook", "argument"]
@@ -216,9 +216,9 @@ def test_extensions_that_fit_are_not_told(env: dict[str, str]) -> None:
 def test_extension_records_states_and_inferences(
     env: dict[str, str], records: Path, serve: Callable[..., Server]
 ) -> None:
-    """A real server tells an extension of every state and every finished inference.
+    """A server reports every state change and every finished inference to an extension.
 
-    The model is one that another extension has found.
+    The model's handler comes from another extension.
     """
     server = serve("--handlers=m@2=north", env=env).wait_until_ready()
     good = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
@@ -246,7 +246,7 @@ def test_extension_records_states_and_inferences(
 
 
 class Recorder:
-    """An extension that keeps what it is told."""
+    """An extension that records state changes and inferences."""
 
     def __init__(self) -> None:
         self.states: list[StateChange] = []
@@ -262,7 +262,7 @@ class Recorder:
 
 
 class States:
-    """An extension that hears of states alone."""
+    """An extension with only the hook for states."""
 
     @hookimpl
     def oip_model_state(self, change: StateChange) -> None:
@@ -282,7 +282,7 @@ class Failing:
 
 
 def hooks(*extensions: object) -> Observer:
-    """An observer for these extensions and no other."""
+    """Return an observer for exactly these extensions."""
     manager = pluggy.PluginManager("oip_host")
     manager.add_hookspecs(hookspecs)
     for extension in extensions:
@@ -291,14 +291,14 @@ def hooks(*extensions: object) -> Observer:
 
 
 def request(datatype: str = "FP32", data: Any = (1.0, 2.0)) -> InferenceRequest:
-    """A request with one input."""
+    """Return a request with one input."""
     tensor = {"name": "x", "shape": [len(data)], "datatype": datatype, "data": data}
     return InferenceRequest.model_validate({"inputs": [tensor]})
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Inference]:
-    """Every record of an inference that any model makes during the test."""
+    """The records of all inferences that any model creates during the test."""
     records: list[Inference] = []
 
     def make(*arguments: Any) -> Inference:
@@ -314,10 +314,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Inference]:
     [((), 0), ((States(),), 0), ((Recorder(),), 1), ((States(), Recorder()), 1)],
     ids=["none", "states", "inferences", "both"],
 )
-async def test_no_record_is_made_where_nobody_listens(
+async def test_no_record_without_a_listener(
     extensions: tuple[object, ...], count: int, made: list[Inference]
 ) -> None:
-    """An inference costs a record only where an extension hears of inferences."""
+    """A record of an inference is created only if an extension has that hook."""
     model = AissembleOIPKServe("m", Echo(), observer=hooks(*extensions))
     await model.load_handler()
     await model.infer(request())
@@ -325,8 +325,8 @@ async def test_no_record_is_made_where_nobody_listens(
     assert len(made) == count
 
 
-async def test_record_of_an_inference() -> None:
-    """A record has model, version, protocol, outcome and sizes, failed or not."""
+async def test_record_describes_a_failed_inference() -> None:
+    """The record of a failed inference has its model, protocol, outcome and sizes."""
     recorder = Recorder()
     model = AissembleOIPKServe("m", Raises(), version="2", observer=hooks(recorder))
     await model.load_handler()
@@ -345,8 +345,8 @@ async def test_record_of_an_inference() -> None:
         assert record.total_s >= record.handler_s > 0
 
 
-async def test_states_of_a_model_that_does_not_load() -> None:
-    """The state of a failed load has its reason and the time it took."""
+async def test_states_of_a_failed_load() -> None:
+    """The state after a failed load has its reason and duration."""
     recorder = Recorder()
     model = AissembleOIPKServe("m", LoadFalse(), observer=hooks(recorder))
     assert await model.load_handler() is False
@@ -358,10 +358,10 @@ async def test_states_of_a_model_that_does_not_load() -> None:
     await model.unload_handler()
 
 
-async def test_extension_that_raises_harms_no_request(
+async def test_extension_that_raises_does_not_affect_requests(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What an extension raises is in the log; the model loads and answers."""
+    """An exception in an extension is logged; the model still loads and answers."""
     with caplog.at_level(logging.ERROR, logger="oip_host"):
         model = AissembleOIPKServe("m", Echo(), observer=hooks(Failing()))
         assert await model.load_handler() is True
@@ -372,8 +372,8 @@ async def test_extension_that_raises_harms_no_request(
     assert "no inference, please" in caplog.text
 
 
-def test_an_extension_that_raises_silences_no_other() -> None:
-    """Each listener is called, whatever another one raises, and the log names it."""
+def test_extension_that_raises_does_not_stop_the_others() -> None:
+    """Every listener is called, even if another one raises."""
     heard: list[str] = []
 
     class First:

@@ -1,4 +1,4 @@
-"""Handlers of packages that pip has installed, from the outside."""
+"""Handlers of packages installed with pip, tested from the outside."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def imports(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def env(installed: Path, imports: Path) -> dict[str, str]:
-    """The variables of a process that has the packages."""
+    """The environment of a process with the packages."""
     return with_packages(installed, {"OIP_TEST_IMPORTS": str(imports)})
 
 
 def listed(output: str) -> dict[str, Any]:
-    """The tests' own handlers in `oip-host list --json`, by distribution and name."""
+    """Return the tests' own handlers in `oip-host list --json`."""
     return {
         f"{row['distribution']}/{row['handler']}": row
         for row in json.loads(output)["handlers"]
@@ -93,7 +93,7 @@ def listed(output: str) -> dict[str, Any]:
 
 
 def imported(importtime: str) -> set[str]:
-    """The top-level modules that a Python with `-X importtime` has imported."""
+    """Return the top-level modules that Python with `-X importtime` has imported."""
     return {
         line.rpartition("|")[2].strip().split(".")[0]
         for line in importtime.splitlines()
@@ -104,12 +104,13 @@ def imported(importtime: str) -> set[str]:
 # -- list -------------------------------------------------------------------------
 
 
-def test_list_shows_what_pip_installed_and_imports_none_of_it(
+def test_list_shows_handlers_without_importing_them(
     env: dict[str, str], imports: Path
 ) -> None:
-    """`list` tells handler, distribution, version and object from metadata alone.
+    """`list` shows handler, distribution, version and object from metadata alone.
 
-    Neither a plugin nor kserve is imported, and one that cannot be is listed too.
+    It imports neither plugins nor kserve, and also lists a plugin that cannot be
+    imported.
     """
     done = run(
         sys.executable, "-X", "importtime", COMMAND, "list", "--json",
@@ -141,15 +142,15 @@ def test_list_shows_what_pip_installed_and_imports_none_of_it(
     assert not {name for name in modules if name.startswith(("kserve", "oip_test"))}
 
 
-def test_list_has_what_is_installed_now() -> None:
-    """Without the packages' directory their handlers are not there."""
+def test_list_shows_only_installed_handlers() -> None:
+    """Without the packages' directory, their handlers are not listed."""
     done = oip_host("list", "--json", "--handlers=fakes:Echo")
     assert done.returncode == 0, done.stderr
     assert listed(done.stdout) == {}
 
 
-def test_list_of_everything(env: dict[str, str]) -> None:
-    """`*` selects every handler but the excluded one, and says why."""
+def test_list_with_star_and_exclusion(env: dict[str, str]) -> None:
+    """`*` selects every handler except the excluded one, and `list` says why."""
     env["OIP_HANDLERS"] = "*,-oip-test-twin-b/twin"
     done = oip_host("list", "--json", env=env)
     assert done.returncode == 0, done.stdout
@@ -164,8 +165,8 @@ def test_list_of_everything(env: dict[str, str]) -> None:
     }
 
 
-def test_list_for_people_is_a_table(env: dict[str, str]) -> None:
-    """Without `--json` the same is a table, one handler a line."""
+def test_list_without_json_is_a_table(env: dict[str, str]) -> None:
+    """Without `--json`, the output is a table with one handler per line."""
     done = oip_host("list", "--handlers=double,oip_test.module:Class", env=env)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "oip-test-double" in line]
@@ -177,10 +178,10 @@ def test_list_for_people_is_a_table(env: dict[str, str]) -> None:
 # -- serve and check --------------------------------------------------------------
 
 
-def test_serve_serves_what_pip_installed(
+def test_installed_handler_is_served(
     env: dict[str, str], imports: Path, serve: Callable[..., Server]
 ) -> None:
-    """An installed handler answers under the model's name; no other is imported."""
+    """An installed handler is served under the model's name; no other is imported."""
     server = serve("--handlers=fraud=double", env=env).wait_until_ready()
     tensor = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2.5]}
     answer = server.post("/v2/models/fraud/infer", json={"inputs": [tensor]})
@@ -190,10 +191,10 @@ def test_serve_serves_what_pip_installed(
     assert imports.read_text().split() == ["oip_test_double"]
 
 
-def test_check_reports_a_broken_plugin_and_loads_the_others(
+def test_check_reports_broken_plugin_and_loads_others(
     env: dict[str, str],
 ) -> None:
-    """One that does not import is told with its origin and traceback: exit code 1."""
+    """A plugin that fails to import is reported with its origin, and exit code 1."""
     done = oip_host("check", "--json", "--handlers=broken,double", env=env)
     assert done.returncode == 1, done.stderr
     models = {row["model"]: row for row in json.loads(done.stdout)["models"]}
@@ -211,16 +212,18 @@ def test_check_reports_a_broken_plugin_and_loads_the_others(
     assert "Traceback (most recent call last)" in done.stderr
 
 
-def test_check_passes_where_only_an_optional_model_fails(env: dict[str, str]) -> None:
-    """A model with `?` may fail: it is told, and the exit code is 0."""
+def test_check_passes_if_only_an_optional_model_fails(env: dict[str, str]) -> None:
+    """The failure of a model with `?` is reported, and the exit code is 0."""
     done = oip_host("check", "--json", "--handlers=broken?,double", env=env)
     assert done.returncode == 0, done.stderr
     models = {row["model"]: row["state"] for row in json.loads(done.stdout)["models"]}
     assert models == {"double": "READY", "broken": "UNAVAILABLE"}
 
 
-def test_both_twins_can_be_served(env: dict[str, str], imports: Path) -> None:
-    """With their distributions, two handlers of one name are two models."""
+def test_handlers_with_one_name_can_both_be_served(
+    env: dict[str, str], imports: Path
+) -> None:
+    """Two handlers with one name are two models, selected by their distributions."""
     handlers = "oip-test-twin-a/twin,b=OIP_test.twin-b/twin"
     done = oip_host("check", "--json", f"--handlers={handlers}", env=env)
     assert done.returncode == 0, done.stderr
@@ -236,12 +239,12 @@ def test_both_twins_can_be_served(env: dict[str, str], imports: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "list"])
-def test_configuration_faults_are_told_at_once(
+def test_configuration_faults_are_reported_together(
     command: str, env: dict[str, str], tmp_path: Path
 ) -> None:
     """Every fault of options and selection is a line, and the exit code is 2.
 
-    Two packages that offer one name are among them.
+    The faults include a name that two packages offer.
     """
     (tmp_path / "oip.properties").write_text("oip_hendlers=double\n")
     env |= {"KSERVE_ENABLE_GRPC": "maybe", "KRAUSENING_BASE": str(tmp_path)}
@@ -266,8 +269,8 @@ def test_configuration_faults_are_told_at_once(
     assert len(lines) == len(expected), lines
 
 
-def test_faults_of_settings_are_told_beside_the_others(env: dict[str, str]) -> None:
-    """What only the handlers' own settings show is in the same list, before a load."""
+def test_faults_of_settings_are_reported_with_the_others(env: dict[str, str]) -> None:
+    """Faults of handler settings are in the same list, before any model is loaded."""
     done = oip_host(
         "serve", "--handlers=double,b=twin,c=fakes:Configured", "--http_port=x",
         "--models.double.settings.a=1", "--models.c.max_queue=-1", "--nonsense=1",
@@ -288,8 +291,8 @@ def test_faults_of_settings_are_told_beside_the_others(env: dict[str, str]) -> N
     assert "LOADING" not in done.stderr
 
 
-def test_faults_of_list_in_json(env: dict[str, str]) -> None:
-    """`list --json` has the faults in its document, and the exit code is 2."""
+def test_list_json_includes_faults(env: dict[str, str]) -> None:
+    """`list --json` includes the faults, and the exit code is 2."""
     done = oip_host("list", "--json", "--handlers=twin,double", env=env)
     assert done.returncode == 2, done.stderr
     (line,) = json.loads(done.stdout)["faults"]
@@ -310,8 +313,8 @@ def test_faults_of_list_in_json(env: dict[str, str]) -> None:
     ],
     ids=["oip-host", "serve", "list", "check"],
 )
-def test_help_imports_no_server(arguments: list[str], expected: list[str]) -> None:
-    """`--help` shows commands and options, and is quick since it imports no kserve."""
+def test_help_does_not_import_kserve(arguments: list[str], expected: list[str]) -> None:
+    """`--help` shows commands and options, without the slow import of kserve."""
     done = run(sys.executable, "-X", "importtime", COMMAND, *arguments, "--help")
     assert done.returncode == 0, done.stderr
     shown = re.sub(r"[\s│]+", " ", done.stdout)

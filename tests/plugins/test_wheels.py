@@ -1,4 +1,4 @@
-"""The plugin directory: what is found in it, what is refused, and where it goes."""
+"""The plugin directory: what is loaded or rejected, and where it is installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPYTHON = f"{sys.version_info.major}{sys.version_info.minor}"
 
 
 def refused(directory: Path, **more: str) -> list[str]:
-    """What stands against a plugin directory; nothing goes to `sys.path` then."""
+    """Return the faults of a plugin directory; with any, `sys.path` is unchanged."""
     before = list(sys.path)
     settings = Settings(oip_plugin_dir=str(directory), **more)
     faults = wheels.add(settings)
@@ -35,17 +35,17 @@ def refused(directory: Path, **more: str) -> list[str]:
 
 
 def asked(server: Server, model: str = "wheeled") -> list[str]:
-    """Where the handler of a wheel is, its path, its user and its group."""
+    """Return the file of a wheel's handler, its path, its user and its group."""
     answer = server.post(f"/v2/models/{model}/infer", json=ABOUT)
     assert answer.status_code == 200, answer.text
     return list(answer.json()["outputs"][0]["data"])
 
 
-# -- what is found ------------------------------------------------------------
+# -- what is loaded -----------------------------------------------------------
 
 
-def test_a_wheel_is_served(tmp_path: Path, serve: Callable[..., Server]) -> None:
-    """A wheel in the directory serves, without an index, and leaves nothing behind."""
+def test_wheel_is_served(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    """A wheel in the directory is served without an index, and removed at the end."""
     Wheel().write(tmp_path / "plugins")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -63,18 +63,18 @@ def test_a_wheel_is_served(tmp_path: Path, serve: Callable[..., Server]) -> None
     assert not installed.exists()
 
 
-def test_what_pip_unpacked_is_used_in_place(
+def test_unpacked_plugin_is_used_in_place(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """What `pip install --target` made serves from where it is, read-only or not."""
+    """A directory made by `pip install --target` is served from where it is."""
     Wheel().unpack(tmp_path / "plugins")
     server = serve("--handlers=wheeled", env={"OIP_PLUGIN_DIR": f"{tmp_path}/plugins"})
 
     assert asked(server.wait_until_ready())[0] == f"{tmp_path}/plugins/wheeled.py"
 
 
-def test_a_bare_module_is_found(tmp_path: Path) -> None:
-    """A module that is no distribution serves by its import path."""
+def test_bare_module_is_found(tmp_path: Path) -> None:
+    """A module without a distribution is served by its import path."""
     (tmp_path / "bare.py").write_text(HANDLER)
     done = oip_host(
         "check", "--json", f"--plugin_dir={tmp_path}", "--handlers=m=bare:Wheeled"
@@ -84,8 +84,8 @@ def test_a_bare_module_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unpacked", [False, True], ids=["wheel", "unpacked"])
-def test_list_shows_what_is_in_the_directory(tmp_path: Path, unpacked: bool) -> None:
-    """`list` shows the handlers of the directory with their distribution."""
+def test_list_shows_plugins_of_the_directory(tmp_path: Path, unpacked: bool) -> None:
+    """`list` shows the directory's handlers with their distribution."""
     (Wheel().unpack if unpacked else Wheel().write)(tmp_path)
     done = oip_host("list", "--json", f"--plugin_dir={tmp_path}")
     rows = {row["handler"]: row for row in json.loads(done.stdout)["handlers"]}
@@ -96,10 +96,10 @@ def test_list_shows_what_is_in_the_directory(tmp_path: Path, unpacked: bool) -> 
     )
 
 
-def test_every_worker_has_what_the_supervisor_installed(
+def test_workers_share_the_installed_plugins(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """Workers import from where their supervisor did, and install nothing again."""
+    """Workers import what their supervisor installed, and install nothing again."""
     Wheel().write(tmp_path / "plugins")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -118,7 +118,7 @@ def test_every_worker_has_what_the_supervisor_installed(
 
 
 def test_extensions_of_the_directory_add_commands(tmp_path: Path) -> None:
-    """A host extension in the directory is one like any other."""
+    """A host extension in the directory works like any other."""
     source = """
         from oip_host import hookimpl
 
@@ -138,16 +138,16 @@ def test_extensions_of_the_directory_add_commands(tmp_path: Path) -> None:
     assert done.stdout == "hello from a wheel\n"
 
 
-def test_the_host_goes_first(tmp_path: Path) -> None:
-    """A module of the directory never stands in front of one of the host."""
+def test_host_modules_take_precedence(tmp_path: Path) -> None:
+    """A module of the directory never shadows one of the host."""
     (tmp_path / "numpy.py").write_text("raise SystemExit('shadowed')")
     Wheel().unpack(tmp_path)
     done = oip_host("check", f"--plugin_dir={tmp_path}", "--handlers=wheeled")
     assert done.returncode == 0, done.stderr
 
 
-def test_an_empty_directory_is_fine(tmp_path: Path) -> None:
-    """Nothing has to be mounted where something may be; other files are ignored."""
+def test_empty_directory_is_accepted(tmp_path: Path) -> None:
+    """The directory may contain no plugins; other files are ignored."""
     (tmp_path / "README.txt").write_text("wheels go here")
     assert refused(tmp_path) == []
 
@@ -155,8 +155,8 @@ def test_an_empty_directory_is_fine(tmp_path: Path) -> None:
 # -- the cache ----------------------------------------------------------------
 
 
-def test_a_cache_is_filled_once(tmp_path: Path) -> None:
-    """The same wheels are installed once, with byte code; other ones beside them."""
+def test_cache_is_filled_once(tmp_path: Path) -> None:
+    """The same wheels are installed once, with byte code; changed ones beside them."""
     plugins, cache = tmp_path / "plugins", tmp_path / "deep" / "cache"
     Wheel().write(plugins)
 
@@ -172,10 +172,10 @@ def test_a_cache_is_filled_once(tmp_path: Path) -> None:
     assert len(list(cache.iterdir())) == 2
 
 
-def test_a_race_for_the_cache_has_one_winner(
+def test_concurrent_installs_share_one_cache_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who installs the same wheels a moment later uses what is there by then."""
+    """If the same wheels are installed concurrently, the first result is used."""
     plugins, cache = tmp_path / "plugins", tmp_path / "cache"
     Wheel().write(plugins)
     install = wheels._install
@@ -192,7 +192,7 @@ def test_a_race_for_the_cache_has_one_winner(
 
 @pytest.mark.parametrize("name", ["oip_plugin_cache", "TMPDIR"])
 def test_no_place_to_install_is_a_fault(tmp_path: Path, name: str) -> None:
-    """Where nothing can be written, the fault says what to mount."""
+    """If nothing can be written, the fault says what to mount."""
     Wheel().write(tmp_path / "plugins")
     taken = tmp_path / "file"
     taken.write_text("no directory")
@@ -210,7 +210,7 @@ def test_no_place_to_install_is_a_fault(tmp_path: Path, name: str) -> None:
     assert "mount a writable volume, and see oip_plugin_cache" in done.stdout
 
 
-# -- what is refused ----------------------------------------------------------
+# -- what is rejected ---------------------------------------------------------
 
 REFUSED: dict[str, tuple[list[Wheel], str]] = {
     "conflict": (
@@ -262,18 +262,18 @@ REFUSED: dict[str, tuple[list[Wheel], str]] = {
 
 
 @pytest.mark.parametrize(("given", "expected"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_is_refused(
+def test_incompatible_wheel_is_rejected(
     tmp_path: Path, given: list[Wheel], expected: str
 ) -> None:
-    """A wheel that does not fit is named with what it needs and what there is."""
+    """The fault names the wheel, what it needs and what was found."""
     for wheel in given:
         wheel.write(tmp_path)
     (fault,) = refused(tmp_path)
     assert fault.startswith(f"oip_plugin_dir: {expected}")
 
 
-def test_an_unpacked_distribution_is_held_to_the_same(tmp_path: Path) -> None:
-    """What is used in place is checked as wheels are."""
+def test_unpacked_distribution_is_checked_too(tmp_path: Path) -> None:
+    """A distribution that is used in place is checked like a wheel."""
     Wheel(requires=["numpy<1"], tag="cp27-cp27m-win32").unpack(tmp_path)
     built, conflict = refused(tmp_path)
     assert "wheeled-1.0.dist-info is built for cp27-cp27m-win32" in built
@@ -290,18 +290,18 @@ def test_an_unpacked_distribution_is_held_to_the_same(tmp_path: Path) -> None:
     ],
     ids=["no archive", "empty archive", "name", "source"],
 )
-def test_what_is_no_wheel_is_refused(
+def test_invalid_wheel_file_is_rejected(
     tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
-    """A file that was meant to be a wheel and is none is named."""
+    """A broken wheel or a source distribution is named in the fault."""
     (tmp_path / name).write_bytes(content)
     (fault,) = refused(tmp_path)
     assert fault.startswith(f"oip_plugin_dir: {name} ")
     assert expected in fault
 
 
-def test_a_wheel_whose_content_is_damaged_is_refused(tmp_path: Path) -> None:
-    """What only shows while it is installed is a fault of the configuration too."""
+def test_damaged_wheel_is_rejected(tmp_path: Path) -> None:
+    """A fault that only shows during installation is a configuration fault too."""
     path = Wheel().write(tmp_path / "plugins")
     data = path.read_bytes()
     path.write_bytes(data.replace(b"class Wheeled", b"class Damaged", 1))
@@ -311,16 +311,16 @@ def test_a_wheel_whose_content_is_damaged_is_refused(tmp_path: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    """A directory that is not there was meant to be."""
+def test_missing_directory_is_rejected(tmp_path: Path) -> None:
+    """A plugin directory that does not exist is a fault."""
     assert refused(tmp_path / "absent") == [
         f"oip_plugin_dir: found '{tmp_path}/absent', expected a directory that can be "
         "read: No such file or directory"
     ]
 
 
-def test_all_faults_are_told_at_once_before_anything_is_served(tmp_path: Path) -> None:
-    """Faults of several wheels and of other options come together, with exit code 2."""
+def test_all_faults_are_reported_before_serving(tmp_path: Path) -> None:
+    """Faults of wheels and of other options are reported together, with exit code 2."""
     Wheel(requires=["numpy<1"]).write(tmp_path)
     Wheel("other", requires=["never-heard-of"]).write(tmp_path)
     (tmp_path / "broken.whl").write_bytes(b"")
@@ -336,8 +336,8 @@ def test_all_faults_are_told_at_once_before_anything_is_served(tmp_path: Path) -
         assert done.stdout == ""
 
 
-def test_a_faulty_directory_leaves_help_and_list(tmp_path: Path) -> None:
-    """`--help` shows the options all the same, and `list` the host's own handlers."""
+def test_faulty_directory_leaves_help_and_list_working(tmp_path: Path) -> None:
+    """With a faulty directory, `--help` still works, and `list` reports the fault."""
     (tmp_path / "broken.whl").write_bytes(b"")
     env = {"OIP_PLUGIN_DIR": str(tmp_path)}
     assert oip_host("--help", env=env).returncode == 0
@@ -346,18 +346,18 @@ def test_a_faulty_directory_leaves_help_and_list(tmp_path: Path) -> None:
     assert "broken.whl cannot be read" in json.loads(listed.stdout)["faults"][0]
 
 
-# -- what fits ----------------------------------------------------------------
+# -- what is accepted ---------------------------------------------------------
 
 
-def test_requirements_that_do_not_hold_here_are_none(tmp_path: Path) -> None:
-    """Markers are of this machine, and an extra nobody asked for requires nothing."""
+def test_requirements_that_do_not_apply_are_ignored(tmp_path: Path) -> None:
+    """Requirements for other platforms and for extras not requested are ignored."""
     requires = ["no-x; sys_platform == 'win32'", "no-y; extra == 'more'", "numpy>=1"]
     Wheel(requires=requires).write(tmp_path)
     assert refused(tmp_path) == []
 
 
-def test_the_build_that_fits_is_taken(tmp_path: Path) -> None:
-    """Among builds of one version for several machines the fitting one is installed."""
+def test_compatible_build_is_installed(tmp_path: Path) -> None:
+    """Of several builds of one version, the one for this platform is installed."""
     Wheel(tag="cp27-cp27m-win32", modules={"wheeled": "raise SystemExit"}).write(
         tmp_path
     )
@@ -366,8 +366,8 @@ def test_the_build_that_fits_is_taken(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_the_host_has_in_the_same_version_is_left_out(tmp_path: Path) -> None:
-    """Wheels of the host's own packages may lie beside: the host's are used."""
+def test_wheel_that_the_host_has_is_skipped(tmp_path: Path) -> None:
+    """A wheel of a package that the host has in the same version is not installed."""
     Wheel("numpy", NUMPY, modules={"numpy": "raise SystemExit"}, handlers={}).write(
         tmp_path / "plugins"
     )
@@ -376,8 +376,8 @@ def test_what_the_host_has_in_the_same_version_is_left_out(tmp_path: Path) -> No
     assert not os.path.exists(cache)
 
 
-def test_a_blueprint_brings_the_path_of_its_handler(tmp_path: Path) -> None:
-    """A handler of the directory is found where nothing but its blueprint is known."""
+def test_blueprint_brings_the_path_of_its_handler(tmp_path: Path) -> None:
+    """Unpickling a blueprint in a fresh process makes its handler importable."""
     Wheel().unpack(tmp_path)
     pickled = run(
         sys.executable, "-c",
@@ -398,10 +398,10 @@ def test_a_blueprint_brings_the_path_of_its_handler(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_replicas_have_the_plugins(
+def test_replicas_import_the_plugins(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """A replica in Ray imports from where the host does."""
+    """A replica in Ray imports plugins from where the host does."""
     pytest.importorskip("ray")
     Wheel().write(tmp_path)
     server = serve(
