@@ -253,7 +253,7 @@ def test_scheme_is_case_insensitive(scheme: str) -> None:
 def test_audience_and_issuer_must_match_the_options(
     options: dict[str, Any], claims: dict[str, Any], good: bool
 ) -> None:
-    """The audience and issuer are required if set as options, and ignored otherwise."""
+    """The audience and issuer must match the options, and are ignored without them."""
     if good:
         assert asks(signed(**claims), **options).name == "ci"
     else:

@@ -221,7 +221,7 @@ def test_grpc_health_needs_no_token(guarded: Server) -> None:
 
 
 def test_other_grpc_services_need_metadata_scope(guarded: Server) -> None:
-    """Reflection and unknown methods need a token with the scope `metadata`."""
+    """Reflection and unknown methods need a token with `metadata` for all models."""
 
     def reflected(headers: dict[str, str]) -> str:
         sent = [(k.lower(), v) for k, v in headers.items()]
@@ -508,7 +508,7 @@ def test_body_without_token_is_not_read(guarded: Server) -> None:
     assert status == 401
 
 
-def test_zip_bomb_is_rejected(guarded: Server) -> None:
+def test_compression_bomb_is_rejected(guarded: Server) -> None:
     """A body that expands beyond the limit is 401 without a token and 413 with one."""
     bomb = gzip.compress(b"\0" * 5_000_000)
     packed = "content-encoding: gzip"
