@@ -113,7 +113,8 @@ def test_the_host_is_ready_with_its_replicas(host: Server) -> None:
     assert 200 == host.get("/v2/health/ready").status_code
     assert rpc(host, "ServerReady").ready
     index = {m["name"]: m["state"] for m in host.post("/v2/repository/index").json()}
-    ready = dict.fromkeys(["many", "again", "former", "reuses", "local"], "READY")
+    names = ["many", "again", "former", "reuses", "wrong", "local"]
+    ready = dict.fromkeys(names, "READY")
     assert {**ready, "flawed": "UNAVAILABLE"} == index
 
 
@@ -169,6 +170,18 @@ def test_errors_arrive_as_the_handler_raised_them(host: Server, wrong: Any) -> N
     for here, there in zip(local, replicated, strict=True):
         assert here.status == there.status
         assert here.error.replace("'local'", "'many'") == there.error
+
+
+def test_what_a_handler_raises_in_a_replica_is_logged_once(host: Server) -> None:
+    """With its traceback and the id of the request that the host got."""
+    headers = {"x-request-id": "order-4711"}
+    body = request([1.0], [1])
+    answer = host.post("/v2/models/wrong/infer", json=body, headers=headers)
+    assert 400 == answer.status_code
+    line = "infer of model 'wrong' version '1' raised TypeError, answering"
+    wait_for(lambda: "return weights[0]" in host.log, "the traceback")
+    (logged,) = [each for each in host.log.splitlines() if line in each]
+    assert logged.endswith("InvalidRequest (400) request_id=order-4711")
 
 
 def test_a_kserve_model_answers_v1_and_v2(host: Server) -> None:
@@ -425,15 +438,3 @@ def test_sigterm_ends_the_host_and_its_ray(host: Server, directory: Path) -> Non
     assert f"unload {process}" in lives(directory, "again")
     assert [] == processes_of(ray)
     assert not os.path.exists(ray)
-
-
-def test_what_a_handler_raises_in_a_replica_is_logged_once(host: Server) -> None:
-    """With its traceback and the id of the request that the host got."""
-    headers = {"x-request-id": "order-4711"}
-    body = request([1.0], [1])
-    answer = host.post("/v2/models/wrong/infer", json=body, headers=headers)
-    assert 400 == answer.status_code
-    line = "infer of model 'wrong' version '1' raised TypeError, answering"
-    wait_for(lambda: "return weights[0]" in host.log, "the traceback")
-    (logged,) = [each for each in host.log.splitlines() if line in each]
-    assert logged.endswith("InvalidRequest (400) request_id=order-4711")
