@@ -201,7 +201,7 @@ def test_bad_base64_is_named_by_its_instance(host: Server, picture: Picture) -> 
     for instances in ([good, {"b64": "?"}], [{"image": good}, {"image": {"b64": "?"}}]):
         answer = host.post("/v1/models/alexnet:predict", json={"instances": instances})
         assert 400 == answer.status_code
-        assert "instances: element 1 is no base64" in answer.json()["error"]
+        assert "instances: element 1 is not base64" in answer.json()["error"]
 
 
 def test_what_did_not_load_says_why(host: Server) -> None:
