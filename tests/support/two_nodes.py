@@ -6,13 +6,18 @@ to by a line, and ends with its standard input.
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
 
 def main() -> None:
     """Keep the nodes."""
+    # where Ray's utility notes the address, in a directory that it does not make
+    os.environ["RAY_TMPDIR"] = sys.argv[1]
+    Path(sys.argv[1], "ray").mkdir()
     head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sys.argv[1]}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     second = cluster.add_node(num_cpus=1)

@@ -737,7 +737,7 @@ def test_an_interrupt_and_a_second_signal_reach_the_workers(
             (held,) = clients.send("rest", "slow", "one")
             await until(lambda: Gate(tmp_path, "slow").ran, "the call")
             server.process.send_signal(signal.SIGINT)
-            await until(lambda: "SIGINT: not ready" in server.log, "the signal")
+            await until(lambda: "received SIGINT, draining" in server.log, "the signal")
             await until(lambda: sum(map(psutil.pid_exists, processes)) == 1, "an end")
             assert not held.done()
             server.process.send_signal(signal.SIGINT)
