@@ -160,8 +160,8 @@ def test_the_threads_of_a_loop_end_with_it() -> None:
     """One loop has one pool; without the loop nobody would call its threads."""
 
     async def use() -> ThreadPool:
-        pool = threads.shared_pool()
-        assert pool is threads.shared_pool()
+        pool = threads.get_shared_pool()
+        assert pool is threads.get_shared_pool()
         task = Quick()
         pool.start(task)
         await until(task.ended.is_set)

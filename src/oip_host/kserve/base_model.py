@@ -47,7 +47,7 @@ class BaseModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
         """Return the answer to a V1 request and its headers; raises OIPError."""
 
     @abstractmethod
-    def described(self) -> ModelMetadataResponse | None:
+    def get_metadata(self) -> ModelMetadataResponse | None:
         """Return the metadata, where there are some."""
 
     def load(self) -> bool:
@@ -94,11 +94,11 @@ class BaseModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return the inputs of the metadata, in KServe's form."""
-        return _types(getattr(self.described(), "inputs", []))
+        return _types(getattr(self.get_metadata(), "inputs", []))
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Return the outputs of the metadata, in KServe's form."""
-        return _types(getattr(self.described(), "outputs", []))
+        return _types(getattr(self.get_metadata(), "outputs", []))
 
 
 class _NotImplemented(NotSupported, NotImplementedError):

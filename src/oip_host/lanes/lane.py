@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Any
 
 from oip_handler.errors import DeadlineExceeded, OIPError, Overloaded
-from oip_host.lanes.thread_pool import ThreadPool, shared_pool
+from oip_host.lanes.thread_pool import ThreadPool, get_shared_pool
 
 __all__ = ["Job", "Lane", "LoopLane", "ThreadLane"]
 
@@ -274,7 +274,7 @@ class ThreadLane(Lane):
                 return
             self._running += 1
         if self._pool_loop is not self._loop:
-            self._pool, self._pool_loop = shared_pool(), self._loop
+            self._pool, self._pool_loop = get_shared_pool(), self._loop
         self._pool.start(job)
 
     def work(self, job: Job) -> Job | None:

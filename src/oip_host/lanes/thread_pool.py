@@ -17,7 +17,7 @@ import weakref
 from collections import deque
 from typing import Protocol
 
-__all__ = ["IDLE_S", "Task", "ThreadPool", "shared_pool"]
+__all__ = ["IDLE_S", "Task", "ThreadPool", "get_shared_pool"]
 
 IDLE_S = 60.0
 """Seconds after which a thread that was not needed ends."""
@@ -30,7 +30,7 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ThreadPool] = (
 )
 
 
-def shared_pool() -> ThreadPool:
+def get_shared_pool() -> ThreadPool:
     """Return the pool of the running loop, which ends with it."""
     loop = asyncio.get_running_loop()
     pool = _pools.get(loop)

@@ -177,7 +177,7 @@ class ModelLife(BaseModel):
             execution.read_traits()
             await self._describe()
             checks = self.options.check_metadata or self.traits.checks_metadata
-            execution.calls.expected = self.described() if checks else None
+            execution.calls.expected = self.get_metadata() if checks else None
         return bool(loaded)
 
     async def _describe(self) -> None:
@@ -202,7 +202,7 @@ class ModelLife(BaseModel):
         assert self._metadata is not None  # asked for when the model was loaded
         return self._metadata
 
-    def described(self) -> ModelMetadataResponse | None:
+    def get_metadata(self) -> ModelMetadataResponse | None:
         """Return the metadata, where the model is loaded and has them."""
         metadata = self._metadata
         return None if isinstance(metadata, OIPError) else metadata

@@ -69,22 +69,22 @@ class Registry:
         assert newest is not None
         return newest
 
-    def all_of(self, name: str) -> list[Model]:
+    def find_versions(self, name: str) -> list[Model]:
         """Return every version of a model, newest first; raises ModelNotFound."""
         self.find(name)
         return list(self._models[name].values())
 
-    def matching(self, name: str, version: str | None) -> list[Model]:
+    def find_all(self, name: str, version: str | None) -> list[Model]:
         """Return one version of a model, all of its versions, or without a name all."""
         if not name:
             return list(self)
-        return [self.find(name, version)] if version else self.all_of(name)
+        return [self.find(name, version)] if version else self.find_versions(name)
 
     def statistics(
         self, name: str = "", version: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return a `$model_stat` of each `matching` model; raises ModelNotFound."""
-        models = self.matching(name, version)
+        """Return a `$model_stat` of each model found; raises ModelNotFound."""
+        models = self.find_all(name, version)
         return [
             model.statistics.document(model.name, model.version) for model in models
         ]

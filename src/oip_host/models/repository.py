@@ -53,7 +53,7 @@ class Repository:
 
     async def _load(self, name: str) -> None:
         async with self._locks[name]:
-            models = self._registry.all_of(name)
+            models = self._registry.find_versions(name)
             failures = [await self._reload(model) for model in models]
         reasons = [str(failure) for failure in failures if failure is not None]
         if reasons:
@@ -89,7 +89,7 @@ class Repository:
 
     async def _unload(self, name: str) -> None:
         async with self._locks[name]:
-            versions = self._registry.all_of(name)
+            versions = self._registry.find_versions(name)
             await asyncio.gather(*(model.unload_handler() for model in versions))
 
     def check(self, name: str, parameters: Iterable[str] = ()) -> None:

@@ -123,7 +123,7 @@ class SharedState(ServerState):
         self, name: str, version: str | None = None
     ) -> list[dict[str, Any]]:
         """Return the statistics of all workers; see `Registry.statistics`."""
-        models = self.registry.matching(name, version)
+        models = self.registry.find_all(name, version)
         counts = await self._collect_counts()
         by_model = {(s["name"], s["version"]): s for s in counts.statistics}
         return [by_model[model.name, model.version] for model in models]
