@@ -306,6 +306,24 @@ def test_links_within_the_repository_resolve(path: Path) -> None:
         assert not heading or heading in anchors(file), link
 
 
+ROOTS = [ROOT, ROOT / "src" / "oip_host", ROOT / "handler" / "src"]
+
+
+def test_contributing_names_only_what_exists() -> None:
+    """The table of additions names files that exist, and names that are in them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## To add")[2]
+    rows = re.findall(r"^\| (?!what|---)(.*) \|$", text, re.MULTILINE)
+    assert len(rows) > 8
+    for cell in (cell for row in rows for cell in row.split(" | ")):
+        names = [name for name in quoted(cell) if re.fullmatch(r"[\w./]+", name)]
+        files = {n for n in names if n.endswith((".py", ".md", ".toml", ".proto", "/"))}
+        paths = [root / n for n in files for root in ROOTS if (root / n).exists()]
+        assert len(paths) >= len(files), cell
+        known = "".join(path.read_text() for path in paths if path.is_file())
+        if known:
+            assert [] == [n for n in names if n not in files and n not in known], cell
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; a warning fails the build."""
