@@ -1,4 +1,4 @@
-"""Dynamic batching: what is merged, what each gets of it, and what is not run."""
+"""Dynamic batching: how requests are merged and answers split, and what is not run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def asked(
     outputs: Sequence[RequestOutput] | None = (),
     **more: Any,
 ) -> InferenceRequest:
-    """A request with one input, a row of one element for each value."""
+    """Return a request with one input that has one row for each value."""
     shape = [len(values), 1] if shape is None else list(shape)
     elements = TensorData([*values])
     array = elements.elements(datatype)
@@ -83,7 +83,7 @@ def parameters(**given: Any) -> Parameters:
 
 
 def values(answer: InferenceResponse) -> list[Any]:
-    """The elements of the only output."""
+    """Return the elements of the only output."""
     (output,) = answer.outputs
     return [*output.as_numpy().ravel().tolist()]
 
@@ -101,7 +101,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @st.composite
 def arrays(draw: st.DrawFn, datatype: str, shape: list[int], text: bool) -> Array:
-    """Any elements that the datatype has, NaN included."""
+    """Any elements of the datatype, NaN included."""
     size = math.prod(shape)
     if datatype == "BYTES":
         element: Any = st.text(max_size=4) if text else st.binary(max_size=4)
@@ -115,7 +115,7 @@ def arrays(draw: st.DrawFn, datatype: str, shape: list[int], text: bool) -> Arra
 
 @st.composite
 def fitting(draw: st.DrawFn) -> list[InferenceRequest]:
-    """Requests with the same inputs, flat or nested, each with rows of its own."""
+    """Requests with the same inputs, flat or nested, each with its own rows."""
     kinds = [
         (
             draw(st.sampled_from([*Datatype])).value,
@@ -142,10 +142,10 @@ def octets(tensor: Any) -> bytes:
 
 
 @given(fitting())
-def test_to_split_is_the_inverse_of_to_merge(requests: list[InferenceRequest]) -> None:
-    """Who answers its inputs gives each request its own, to the last bit.
+def test_split_is_the_inverse_of_merge(requests: list[InferenceRequest]) -> None:
+    """A handler that returns its inputs gives each request its own, to the last bit.
 
-    Merged, every input has the rows of all in their order, still flat where it was
+    A merged input has the rows of all requests in order; it stays flat where it was
     flat, and text where it was text.
     """
     whole = merge(requests)
@@ -172,8 +172,8 @@ def test_to_split_is_the_inverse_of_to_merge(requests: list[InferenceRequest]) -
             assert octets(tensor) == octets(output)
 
 
-def test_a_merged_request_has_what_all_have_in_common() -> None:
-    """No id, the parameters without those of the codec, and the outputs asked for."""
+def test_merged_request_keeps_what_all_share() -> None:
+    """A merged request has the common parameters and outputs, and no id."""
     requests = [
         asked(
             n,
@@ -194,8 +194,8 @@ def test_a_merged_request_has_what_all_have_in_common() -> None:
     assert parameters(binary_data_size=4) == requests[0].inputs[0].parameters
 
 
-def test_an_answer_without_ids_or_with_its_own() -> None:
-    """The id of a request goes before the handler's, which stands where it has none."""
+def test_request_id_wins_over_the_handlers_id() -> None:
+    """An answer has the request's id, or else the handler's."""
     requests = [asked(1, id="mine"), asked(2)]
     output = ResponseOutput.from_numpy("y", np.array([1.0, 2.0]))
     for given_id in (None, "the handler's"):
@@ -205,8 +205,8 @@ def test_an_answer_without_ids_or_with_its_own() -> None:
 
 
 @pytest.mark.parametrize("shape", [[], [0], [1], [4], [1, 3]], ids=str)
-def test_an_output_of_other_rows_is_the_handlers_fault(shape: list[int]) -> None:
-    """Each request gets the fault: the output, its shape, and what is expected."""
+def test_output_with_wrong_rows_is_a_handler_fault(shape: list[int]) -> None:
+    """Each request gets a fault with the output, its shape and the expected rows."""
     good = ResponseOutput.from_numpy("good", np.zeros(3))
     bad = ResponseOutput.from_numpy("bad", np.zeros(shape))
     answer = InferenceResponse(model_name="m", outputs=[good, bad])
@@ -224,12 +224,12 @@ def test_an_output_of_other_rows_is_the_handlers_fault(shape: list[int]) -> None
 
 
 class Hosted:
-    """A model whose batches a test sees, and holds."""
+    """A model whose batches a test can see and hold."""
 
     def __init__(
         self, directory: Path, kind: str, handler: Any = None, **options: Any
     ) -> None:
-        if kind == "loop":  # else nobody waits: a hundred calls run at once
+        if kind == "loop":  # else a hundred calls run at once and none waits
             options = {"max_concurrency": 1, **options}
         self.calls = Calls(directory, "m")
         self.cancelled = (directory / "m.cancelled").exists
@@ -242,7 +242,7 @@ class Hosted:
     def send(
         self, request: InferenceRequest, timeout_s: float | None = None
     ) -> asyncio.Task[InferenceResponse]:
-        """The answer to come; the request is accepted in the loop's next round."""
+        """Return the answer to come; the loop's next round accepts the request."""
         return asyncio.create_task(self.model.infer(request, timeout_s=timeout_s))
 
     def ask(self, *numbers: float, **more: Any) -> asyncio.Task[InferenceResponse]:
@@ -250,11 +250,11 @@ class Hosted:
 
     @property
     def pending(self) -> int:
-        """The requests that were accepted and are not answered."""
+        """The requests that are accepted and not answered."""
         return self.model.count_pending()[0]
 
     async def hold(self, *numbers: float) -> list[asyncio.Task[InferenceResponse]]:
-        """Have the model busy with a batch of these numbers, or with a 0."""
+        """Keep the model busy with a batch of these numbers, or of a 0."""
         before = len(self.calls.made)
         self.calls.shut()
         sent = [self.ask(number) for number in numbers or (0,)]
@@ -267,7 +267,7 @@ class Hosted:
 
     @property
     def batches(self) -> dict[int, int]:
-        """How often a batch of each size was counted."""
+        """The number of batches counted, by size."""
         stats = self.statistics["batch_stats"]
         return {one["batch_size"]: one["compute_infer"]["count"] for one in stats}
 
@@ -277,7 +277,7 @@ Host = Callable[..., Awaitable[Hosted]]
 
 @pytest.fixture
 async def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
-    """Load a model, and unload it after the test: nothing is left of its requests."""
+    """Load models, and unload them after the test with no request left."""
     monkeypatch.setenv("BATCH_DIR", str(tmp_path))
     made: list[Hosted] = []
 
@@ -294,7 +294,7 @@ async def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 async def outcomes(tasks: Sequence[asyncio.Task[InferenceResponse]]) -> list[Any]:
-    """The value of each answer, or the class of the error."""
+    """Return the value of each answer, or the class of its error."""
     found = await asyncio.wait_for(
         asyncio.gather(*tasks, return_exceptions=True), DEADLINE_S
     )
@@ -304,10 +304,8 @@ async def outcomes(tasks: Sequence[asyncio.Task[InferenceResponse]]) -> list[Any
 
 
 @both_kinds
-async def test_what_waits_when_the_model_is_free_is_the_next_batch(
-    host: Host, kind: str
-) -> None:
-    """Requests behind a busy model run as one, and each gets its own rows and id."""
+async def test_waiting_requests_form_the_next_batch(host: Host, kind: str) -> None:
+    """Requests behind a busy model run as one batch; each gets its own rows and id."""
     hosted = await host(kind)
     first = await hosted.hold()
     waiting = [hosted.ask(n, n + 0.5, id=f"id-{n}") for n in range(1, 6)]
@@ -327,24 +325,26 @@ async def test_what_waits_when_the_model_is_free_is_the_next_batch(
 
 
 @both_kinds
-async def test_requests_that_come_at_once_are_a_batch(host: Host, kind: str) -> None:
-    """A free model takes at once what came in the same round of the loop."""
+async def test_simultaneous_requests_form_a_batch(host: Host, kind: str) -> None:
+    """A free model batches the requests of one round of the loop without a delay."""
     hosted = await host(kind)
     assert [1, 2, 3] == await outcomes([hosted.ask(n) for n in (1, 2, 3)])
     assert [[1, 2, 3]] == hosted.calls.made
 
 
 @both_kinds
-async def test_one_request_is_not_touched(host: Host, kind: str) -> None:
-    """A request that nobody joins reaches the handler with its id and parameters."""
+async def test_lone_request_reaches_its_handler_unchanged(
+    host: Host, kind: str
+) -> None:
+    """A request that runs alone reaches the handler with its id and parameters."""
     hosted = await host(kind)
     given_ = parameters(binary_data_output=True, top=1)
     answer = await hosted.ask(7, id="mine", parameters=given_)
     assert ("mine", given_, [7]) == (answer.id, answer.parameters, values(answer))
 
 
-async def test_a_batch_has_no_more_rows_than_max_batch_size(host: Host) -> None:
-    """Requests stay whole and in their order; one that is too large runs alone."""
+async def test_batch_has_at_most_max_batch_size_rows(host: Host) -> None:
+    """Requests stay whole and in order; one that is too large runs alone."""
     hosted = await host(max_batch_size=4)
     first = await hosted.hold()
     rows = [(1, 1), (2, 2), (3,), (4, 4), (5, 5), (6, 6, 6, 6, 6), (7,), (8, 8, 8, 8)]
@@ -415,12 +415,12 @@ OTHER: dict[str, tuple[InferenceRequest, InferenceRequest]] = {
         *(pytest.param(pair, 2, id=f"not: {name}") for name, pair in OTHER.items()),
     ],
 )
-async def test_only_what_fits_is_merged(
+async def test_only_equal_signatures_are_merged(
     host: Host, pair: tuple[InferenceRequest, InferenceRequest], calls: int
 ) -> None:
-    """The same inputs, datatypes, trailing dimensions, parameters and outputs.
+    """Merged requests agree in inputs, types, trailing shapes, parameters and outputs.
 
-    What a handler sees of a tensor as a list is the same too.
+    A tensor's list looks the same to the handler too.
     """
     hosted = await host()
     answers = await asyncio.gather(*map(hosted.send, pair))
@@ -430,8 +430,8 @@ async def test_only_what_fits_is_merged(
         assert given_.inputs[0].shape == answer.outputs[0].shape
 
 
-async def test_lists_of_kserves_own_server_are_merged(host: Host) -> None:
-    """A tensor that is a Python list yet is merged with its like, and no other."""
+async def test_lists_from_kserves_server_are_merged(host: Host) -> None:
+    """Tensors that are still Python lists are merged with lists of the same nesting."""
     hosted = await host()
     sent = []
     for data in ([1.0], [2.0], [[3.0]], [[4.0]], []):
@@ -442,8 +442,8 @@ async def test_lists_of_kserves_own_server_are_merged(host: Host) -> None:
     assert [[1, 2], [3, 4]] == hosted.calls.made
 
 
-async def test_inputs_without_rows_in_common_run_alone(host: Host) -> None:
-    """Where first dimensions differ nobody can say which rows are whose."""
+async def test_inputs_with_unequal_rows_run_alone(host: Host) -> None:
+    """A request whose inputs have unequal first dimensions cannot be batched."""
     hosted = await host()
     requests = []
     for n in (1, 2):
@@ -456,8 +456,8 @@ async def test_inputs_without_rows_in_common_run_alone(host: Host) -> None:
 
 
 @both_kinds
-async def test_the_oldest_request_is_in_the_next_batch(host: Host, kind: str) -> None:
-    """Nobody is overtaken by a batch that began after it, whatever else is asked."""
+async def test_oldest_request_is_in_the_next_batch(host: Host, kind: str) -> None:
+    """No later request overtakes the oldest one, whatever their signatures are."""
     hosted = await host(kind, max_batch_size=2)
     first = await hosted.hold()
     more = {"parameters": parameters(other=True)}
@@ -471,8 +471,8 @@ async def test_the_oldest_request_is_in_the_next_batch(host: Host, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", HANDLERS)
-async def test_as_many_batches_run_at_once_as_calls_may(host: Host, kind: str) -> None:
-    """With max_concurrency 2, two batches run side by side, and a third one waits."""
+async def test_max_concurrency_batches_run_at_once(host: Host, kind: str) -> None:
+    """With max_concurrency 2, two batches run side by side and a third one waits."""
     hosted = await host(kind, max_batch_size=2, max_concurrency=2)
     hosted.calls.shut()
     sent = [hosted.ask(n) for n in range(6)]
@@ -498,10 +498,10 @@ async def test_as_many_batches_run_at_once_as_calls_may(host: Host, kind: str) -
         pytest.param(-6, HandlerFault, id="cancelled"),
     ],
 )
-async def test_a_request_that_fails_fails_alone(
+async def test_failing_request_fails_alone(
     host: Host, kind: str, number: float, error: type[Exception]
 ) -> None:
-    """A batch that fails is asked for once more, one by one, whatever was raised."""
+    """After any exception the requests of a batch are run again one by one."""
     hosted = await host(kind)
     sent = [hosted.ask(n) for n in (1, number, 2)]
     found = await outcomes(sent)
@@ -513,10 +513,8 @@ async def test_a_request_that_fails_fails_alone(
 
 
 @both_kinds
-async def test_a_request_that_does_not_fit_itself_is_refused_alone(
-    host: Host, kind: str
-) -> None:
-    """What lies about its elements is told so; the others run together, as one."""
+async def test_inconsistent_request_is_refused_alone(host: Host, kind: str) -> None:
+    """A request whose shape and elements differ is refused; the others are merged."""
     hosted = await host(kind)
     liar = asked(7)
     liar.inputs[0].shape = [3, 1]
@@ -528,16 +526,16 @@ async def test_a_request_that_does_not_fit_itself_is_refused_alone(
     assert {2: 1} == hosted.batches
 
 
-async def test_what_the_metadata_do_not_allow_is_refused_alone(host: Host) -> None:
-    """With check_metadata each request is held against them before it is merged."""
+async def test_request_against_the_metadata_is_refused_alone(host: Host) -> None:
+    """With check_metadata each request is checked before it is merged."""
     hosted = await host(check_metadata=True)
     sent = [hosted.ask(1), hosted.ask(2, name="z"), hosted.ask(3)]
     assert [1, InvalidRequest, 3] == await outcomes(sent)
     assert [[1, 3]] == hosted.calls.made
 
 
-async def test_metadata_of_one_row_allow_no_batch(host: Host) -> None:
-    """With check_metadata a fixed first dimension holds for what would be merged."""
+async def test_metadata_of_one_row_prevent_batches(host: Host) -> None:
+    """With check_metadata a fixed first dimension of 1 makes each request run alone."""
 
     class OneRow(Batched):
         def model_metadata(
@@ -552,8 +550,8 @@ async def test_metadata_of_one_row_allow_no_batch(host: Host) -> None:
     assert [[1], [2]] == hosted.calls.made
 
 
-async def test_a_handler_that_does_not_answer_in_rows_is_at_fault(host: Host) -> None:
-    """It is, for one request as for several, so that no answer hangs on the load."""
+async def test_answer_without_rows_is_a_handler_fault(host: Host) -> None:
+    """An answer without rows is a fault for one request as for several."""
     hosted = await host(handler=Mean)
     for rows in ([(1,), (2,)], [(1, 2)]):
         sent = [hosted.ask(*numbers) for numbers in rows]
@@ -563,8 +561,8 @@ async def test_a_handler_that_does_not_answer_in_rows_is_at_fault(host: Host) ->
     assert [[1, 2], [1, 2]] == hosted.calls.made
 
 
-async def test_a_requested_output_that_there_is_not(host: Host) -> None:
-    """The client is told of it as it is without batches."""
+async def test_unknown_requested_output_is_refused(host: Host) -> None:
+    """A request for an unknown output is refused as it is without batches."""
     hosted = await host()
     wanted = [RequestOutput(name="nothing")]
     sent = [hosted.ask(n, outputs=wanted) for n in (1, 2)] + [hosted.ask(3)]
@@ -572,10 +570,8 @@ async def test_a_requested_output_that_there_is_not(host: Host) -> None:
 
 
 @both_kinds
-async def test_nobody_is_asked_again_who_has_left_meanwhile(
-    host: Host, kind: str
-) -> None:
-    """When a batch fails, those whose client left or whose time is up are not run."""
+async def test_abandoned_requests_are_not_run_again(host: Host, kind: str) -> None:
+    """After a failed batch, cancelled and expired requests are not run again."""
     hosted = await host(kind)
     sent = await hosted.hold(-1, 1, 2)
     late = hosted.send(asked(3), timeout_s=0.01)
@@ -588,10 +584,10 @@ async def test_nobody_is_asked_again_who_has_left_meanwhile(
 
 
 @both_kinds
-async def test_a_deadline_that_passes_in_a_batch_that_fails(
+async def test_expired_request_of_a_failed_batch_is_not_rerun(
     host: Host, kind: str
 ) -> None:
-    """A request is not run again after its time, though its batch was in time."""
+    """A request is not run again after its deadline, though its batch was in time."""
     hosted = await host(kind)
     hosted.calls.shut()
     late, other = hosted.send(asked(-1), timeout_s=1), hosted.ask(1)
@@ -602,8 +598,8 @@ async def test_a_deadline_that_passes_in_a_batch_that_fails(
     assert [[-1, 1], [1]] == hosted.calls.made
 
 
-async def test_who_leaves_before_it_is_asked_again_frees_the_place(host: Host) -> None:
-    """A request that has to run alone waits like any other until it does."""
+async def test_cancelled_rerun_frees_its_place(host: Host) -> None:
+    """A request that waits for its second run can expire or be cancelled."""
     steps = threading.Semaphore(0)
 
     class Stepped(Batched):
@@ -631,8 +627,10 @@ async def test_who_leaves_before_it_is_asked_again_frees_the_place(host: Host) -
 
 
 @both_kinds
-async def test_beyond_its_bounds_a_model_refuses_at_once(host: Host, kind: str) -> None:
-    """What runs or could run, and max_queue more, is accepted: no request is lost."""
+async def test_requests_beyond_the_bounds_are_refused_at_once(
+    host: Host, kind: str
+) -> None:
+    """One batch and max_queue more requests are answered; the rest is refused."""
     hosted = await host(kind, max_batch_size=4, max_queue=3)
     first = await hosted.hold()
     sent = [hosted.ask(n) for n in range(1, 20)]
@@ -651,8 +649,8 @@ async def test_beyond_its_bounds_a_model_refuses_at_once(host: Host, kind: str) 
 
 
 @both_kinds
-async def test_what_waits_past_its_deadline_is_not_run(host: Host, kind: str) -> None:
-    """Its client is told so in time, and its rows are in no batch."""
+async def test_expired_request_is_not_run(host: Host, kind: str) -> None:
+    """A request that waits past its deadline fails on time and is in no batch."""
     hosted = await host(kind)
     first = await hosted.hold()
     late = [hosted.send(asked(n), timeout_s=0.05) for n in (1, 2)]
@@ -665,8 +663,8 @@ async def test_what_waits_past_its_deadline_is_not_run(host: Host, kind: str) ->
 
 
 @both_kinds
-async def test_a_loop_that_is_late_runs_nothing_that_is(host: Host, kind: str) -> None:
-    """A request whose time is over is not run, though nobody could tell it so yet."""
+async def test_late_loop_does_not_run_expired_requests(host: Host, kind: str) -> None:
+    """An expired request is not run, even if the loop could not fail it on time."""
     hosted = await host(kind)
     late, other = hosted.send(asked(1), timeout_s=0.01), hosted.ask(2)
     await asyncio.sleep(0)
@@ -676,8 +674,8 @@ async def test_a_loop_that_is_late_runs_nothing_that_is(host: Host, kind: str) -
 
 
 @both_kinds
-async def test_who_leaves_frees_the_place(host: Host, kind: str) -> None:
-    """A place in the queue is free at once, and the rows are in no batch."""
+async def test_cancelled_request_frees_its_place(host: Host, kind: str) -> None:
+    """A cancelled request frees its place at once, and its rows are in no batch."""
     hosted = await host(kind, max_batch_size=2, max_queue=1)
     first = await hosted.hold()
     leaving, staying, refused = hosted.ask(1), hosted.ask(2), hosted.ask(3)
@@ -692,8 +690,8 @@ async def test_who_leaves_frees_the_place(host: Host, kind: str) -> None:
 
 
 @both_kinds
-async def test_who_leaves_a_running_batch_hurts_nobody(host: Host, kind: str) -> None:
-    """The others get their rows, and the batch counts though its first one left."""
+async def test_cancelled_request_does_not_end_its_batch(host: Host, kind: str) -> None:
+    """The other requests get their rows, and the batch counts with its full size."""
     hosted = await host(kind)
     sent = await hosted.hold(1, 2, 3)
     sent[0].cancel()
@@ -704,8 +702,8 @@ async def test_who_leaves_a_running_batch_hurts_nobody(host: Host, kind: str) ->
     assert 2 == hosted.statistics["inference_count"]
 
 
-async def test_a_coroutine_for_which_nobody_waits_is_cancelled(host: Host) -> None:
-    """With the last client of a batch its call ends, and the next batch runs."""
+async def test_abandoned_coroutine_is_cancelled(host: Host) -> None:
+    """When the last client of a batch leaves, its call ends and the next batch runs."""
     hosted = await host("loop")
     sent = await hosted.hold(1, 2, 3)
     sent[0].cancel()
@@ -723,8 +721,8 @@ async def test_a_coroutine_for_which_nobody_waits_is_cancelled(host: Host) -> No
 
 
 @both_kinds
-async def test_requests_and_who_leaves_in_any_mixture(host: Host, kind: str) -> None:
-    """However they meet, everybody who stays gets their own, and nothing is left."""
+async def test_random_requests_and_cancellations(host: Host, kind: str) -> None:
+    """In any mixture each client that stays gets its own rows; no request is left."""
     hosted = await host(kind, max_batch_size=8, max_concurrency=2, max_queue=10_000)
     chance = random.Random(5)
     sent: dict[int, asyncio.Task[InferenceResponse]] = {}
@@ -750,12 +748,12 @@ async def test_requests_and_who_leaves_in_any_mixture(host: Host, kind: str) -> 
 
 
 @both_kinds
-async def test_a_lane_that_others_fill_is_waited_for(
+async def test_batch_waits_for_a_full_lane(
     host: Host, kind: str, tmp_path: Path
 ) -> None:
-    """What was accepted is not refused where the lane has no place for a while.
+    """An accepted request is not refused while other calls fill the lane.
 
-    What comes meanwhile is in the same batch.
+    Requests that arrive meanwhile join its batch.
     """
     hosted = await host(kind, handler=Probed, max_queue=0)
     ready = Calls(tmp_path, "m-ready")
@@ -777,8 +775,8 @@ async def test_a_lane_that_others_fill_is_waited_for(
 
 
 @both_kinds
-async def test_a_full_batch_waits_for_no_delay(host: Host, kind: str) -> None:
-    """Requests wait for others that come later, until there are enough."""
+async def test_full_batch_skips_the_delay(host: Host, kind: str) -> None:
+    """Requests wait for later ones until the batch is full, and no longer."""
     hosted = await host(kind, max_batch_size=3, max_batch_delay_ms=LONG)
     sent = []
     for n in (1, 2, 3):
@@ -790,8 +788,8 @@ async def test_a_full_batch_waits_for_no_delay(host: Host, kind: str) -> None:
     assert [[1, 2, 3]] == hosted.calls.made
 
 
-async def test_a_request_that_does_not_fit_in_makes_the_batch_full(host: Host) -> None:
-    """Where a batch has no room for who is next it has no reason to wait."""
+async def test_next_request_too_large_ends_the_delay(host: Host) -> None:
+    """A batch without room for the next request does not wait any longer."""
     hosted = await host(max_batch_size=3, max_batch_delay_ms=LONG)
     sent = [hosted.ask(1, 1), hosted.ask(2, 2)]
     assert [1] == await outcomes(sent[:1])
@@ -801,10 +799,8 @@ async def test_a_request_that_does_not_fit_in_makes_the_batch_full(host: Host) -
 
 
 @both_kinds
-async def test_a_lone_request_waits_no_longer_than_the_delay(
-    host: Host, kind: str
-) -> None:
-    """It waits for as long as it may, and then runs by itself."""
+async def test_lone_request_waits_for_the_delay_only(host: Host, kind: str) -> None:
+    """A request without company runs alone after the delay."""
     hosted = await host(kind, max_batch_delay_ms=100)
     began = time.perf_counter()
     assert [1] == await outcomes([hosted.ask(1)])
@@ -812,8 +808,8 @@ async def test_a_lone_request_waits_no_longer_than_the_delay(
     assert hosted.statistics["inference_stats"]["queue"]["ns"] > 99_000_000
 
 
-async def test_a_delay_holds_up_nobody_else(host: Host) -> None:
-    """While one request waits for its like, others run: the full, and the unlike."""
+async def test_delay_does_not_hold_up_other_batches(host: Host) -> None:
+    """While one request waits, full batches and requests that cannot be merged run."""
     hosted = await host(max_batch_size=2, max_batch_delay_ms=LONG)
     held = hosted.ask(1)
     await until(lambda: hosted.pending)
@@ -826,8 +822,8 @@ async def test_a_delay_holds_up_nobody_else(host: Host) -> None:
     assert [[2], [3, 4], [1, 5]] == hosted.calls.made
 
 
-async def test_each_request_has_a_delay_of_its_own(host: Host) -> None:
-    """The delay is counted from the oldest request that is still there."""
+async def test_delay_starts_with_the_oldest_request(host: Host) -> None:
+    """The delay is counted from the oldest request that is still waiting."""
     hosted = await host(max_batch_delay_ms=1000)
     leaving = hosted.ask(1)
     await asyncio.sleep(0.1)  # far less, so that a machine that pauses runs nothing
@@ -839,8 +835,8 @@ async def test_each_request_has_a_delay_of_its_own(host: Host) -> None:
     assert [[2]] == hosted.calls.made
 
 
-async def test_a_delay_ends_with_who_waits(host: Host) -> None:
-    """After the last one has left, the model is as it was before."""
+async def test_delay_ends_with_the_last_cancelled_request(host: Host) -> None:
+    """After the last waiting request is cancelled, the model batches as before."""
     hosted = await host(max_batch_size=2, max_batch_delay_ms=LONG)
     for _ in range(3):
         leaving = hosted.ask(1)
@@ -856,8 +852,8 @@ async def test_a_delay_ends_with_who_waits(host: Host) -> None:
 
 
 @both_kinds
-async def test_an_unload_answers_what_waits(host: Host, kind: str) -> None:
-    """Nothing is taken any more, and what was accepted runs to its end."""
+async def test_unload_answers_accepted_requests(host: Host, kind: str) -> None:
+    """An unloading model refuses new requests and answers all that it accepted."""
     hosted = await host(kind, max_batch_size=2)
     first = await hosted.hold()
     sent = [hosted.ask(n) for n in (1, -1, 2, 3)]
@@ -874,12 +870,12 @@ async def test_an_unload_answers_what_waits(host: Host, kind: str) -> None:
 
 @both_kinds
 @pytest.mark.parametrize("running", [1, 3])
-async def test_a_cut_counts_each_request_once(
+async def test_fail_pending_counts_each_request_once(
     host: Host, kind: str, running: int
 ) -> None:
-    """What runs and what waits is refused and counted, request by request.
+    """`fail_pending` fails running and waiting requests and returns their number.
 
-    What had not started by then never does.
+    Requests that had not started never run.
     """
     hosted = await host(kind)
     sent = await hosted.hold(*range(running))
@@ -894,8 +890,8 @@ async def test_a_cut_counts_each_request_once(
 
 
 @both_kinds
-async def test_a_model_batches_again_after_a_new_load(host: Host, kind: str) -> None:
-    """An unload ends nothing that a load does not bring back."""
+async def test_reloaded_model_batches_again(host: Host, kind: str) -> None:
+    """A model that is unloaded and loaded again batches as before."""
     hosted = await host(kind)
     assert [1, 2] == await outcomes([hosted.ask(n) for n in (1, 2)])
     await hosted.model.unload_handler()
@@ -906,8 +902,8 @@ async def test_a_model_batches_again_after_a_new_load(host: Host, kind: str) -> 
 
 
 @both_kinds
-async def test_a_batch_counts_as_one_execution(host: Host, kind: str) -> None:
-    """Inferences count each, executions by the number of requests in them."""
+async def test_batch_counts_as_one_execution(host: Host, kind: str) -> None:
+    """Each request counts as an inference, each batch as one execution."""
     hosted = await host(kind, max_batch_size=3)
     first = await hosted.hold()
     sent = [hosted.ask(n) for n in range(1, 8)]
@@ -949,7 +945,7 @@ Ask = Callable[..., Future[Any]]
 
 
 def arguments(options: dict[str, dict[str, Any]]) -> list[str]:
-    """The command line for models with these options."""
+    """Return the command line for models with these options."""
     models = [f"{m}={HANDLER_NAMES.get(m, 'fakes.batches:Batched')}" for m in options]
     return [
         f"--handlers={','.join(models)}",
@@ -975,14 +971,14 @@ def server(directory: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def background() -> Iterator[Ask]:
-    """Send a request from a thread of its own."""
+    """Send a request from a separate thread."""
     with ThreadPoolExecutor(32) as pool:
         yield pool.submit
 
 
 @pytest.fixture
 def shut(directory: Path) -> Iterator[Callable[[str], Calls]]:
-    """Hold the calls of a model, at most until the end of the test."""
+    """Hold the calls of a model, until the end of the test at the latest."""
     made: list[Calls] = []
 
     def close(model: str) -> Calls:
@@ -996,21 +992,21 @@ def shut(directory: Path) -> Iterator[Callable[[str], Calls]]:
 
 
 def row(number: float, **more: Any) -> Any:
-    """A request of one row."""
+    """Return a request of one row."""
     return request([number], [1, 1], **more)
 
 
 def output(reply: Reply) -> Any:
-    """The elements of the answer, which has one output."""
+    """Return the elements of the only output of the answer."""
     assert reply.status in (200, "OK"), reply
     return reply.document["outputs"][0]["data"]
 
 
 @both_kinds
-def test_requests_of_both_protocols_run_together(
+def test_requests_of_both_protocols_share_a_batch(
     server: Server, directory: Path, background: Ask, kind: str
 ) -> None:
-    """Each client gets the answer to what it asked, with its own id, of one call."""
+    """REST and gRPC requests run in one call; each client gets its own rows and id."""
     model = f"many-{kind}"
     sent = {
         n: background(ASKS["grpc" if n % 2 else "rest"], server, model, asked_)
@@ -1030,10 +1026,10 @@ def test_requests_of_both_protocols_run_together(
     assert 24 == stats["inference_stats"]["success"]["count"]
 
 
-def test_bytes_run_together_with_their_like(
+def test_text_and_bytes_are_not_mixed_in_a_batch(
     server: Server, directory: Path, background: Ask
 ) -> None:
-    """Text of JSON is text for the handler, bytes of gRPC are bytes, in any batch."""
+    """JSON text reaches the handler as text and gRPC bytes as bytes, in any batch."""
     sent = {
         f"{protocol}-ü{n}": background(
             ASKS[protocol], server, "texts", request([f"{protocol}-ü{n}"], [1], "BYTES")
@@ -1047,10 +1043,10 @@ def test_bytes_run_together_with_their_like(
     assert [[f"{p}-ü{n}" for n in range(3)] for p in ("grpc", "rest")] == calls
 
 
-def test_a_poisoned_request_fails_alone_on_both_protocols(
+def test_poisoned_request_fails_alone_on_both_protocols(
     server: Server, directory: Path, background: Ask
 ) -> None:
-    """The client's fault is 400, the handler's is 500, and the others are answered."""
+    """The client's fault is a 400, the handler's INTERNAL; the others are answered."""
     numbers = {"rest": (-1, 2), "grpc": (-2, 3)}
     sent = {
         n: background(ASKS[protocol], server, "poisoned", row(n))
@@ -1069,10 +1065,10 @@ def test_a_poisoned_request_fails_alone_on_both_protocols(
     assert [[n] for n in together] == alone
 
 
-def test_an_answer_that_is_not_in_rows_is_told_to_both_protocols(
+def test_answer_without_rows_is_an_error_on_both_protocols(
     server: Server, background: Ask
 ) -> None:
-    """500 and INTERNAL, with the output, its shape and what was expected."""
+    """500 and INTERNAL name the output, its shape and the expected rows."""
     sent = [background(ask, server, "mean", row(1)) for ask in ASKS.values()]
     rest, grpc = (reply.result() for reply in sent)
     text = (
@@ -1084,10 +1080,10 @@ def test_an_answer_that_is_not_in_rows_is_told_to_both_protocols(
     assert ("INTERNAL", text) == (grpc.status, grpc.error)
 
 
-def test_v1_runs_together_with_v2(
+def test_v1_and_v2_share_a_batch(
     server: Server, directory: Path, background: Ask
 ) -> None:
-    """The instances of V1 are rows, like those of a nested tensor."""
+    """V1 instances are batched as rows, together with V2 requests."""
     path = "/v1/models/v1:predict"
     v1 = [background(server.post, path, json={"instances": [[n]]}) for n in (1, 2)]
     v2 = background(infer_rest, server, "v1", request([[3]], [1, 1]))
@@ -1099,8 +1095,8 @@ def test_v1_runs_together_with_v2(
     assert [1, 2, 3] == sorted(call)
 
 
-def test_a_model_of_kserve_gets_batches_too(server: Server, background: Ask) -> None:
-    """A `kserve.Model` is asked once for both protocols, by the statistics."""
+def test_kserve_model_gets_batches(server: Server, background: Ask) -> None:
+    """A `kserve.Model` is called once for the requests of both protocols."""
     sent = {
         n: background(ask, server, "kserve", row(n, id=f"id-{n}"))
         for n, ask in enumerate(ASKS.values())
@@ -1114,10 +1110,8 @@ def test_a_model_of_kserve_gets_batches_too(server: Server, background: Ask) -> 
     assert (2, 1) == (stats["inference_count"], stats["execution_count"])
 
 
-def test_a_lone_client_waits_for_the_delay_and_no_longer(
-    server: Server, directory: Path
-) -> None:
-    """Whoever finds nobody to wait with is answered after the delay."""
+def test_lone_client_waits_for_the_delay_only(server: Server, directory: Path) -> None:
+    """A request without company is answered after the delay."""
     for n, ask in enumerate(ASKS.values()):
         began = time.monotonic()
         assert [n] == output(ask(server, "delayed", row(n)))
@@ -1125,10 +1119,10 @@ def test_a_lone_client_waits_for_the_delay_and_no_longer(
     assert [[0], [1]] == Calls(directory, "delayed").made
 
 
-def test_what_is_sent_is_answered_or_refused(
+def test_requests_beyond_max_queue_are_refused(
     server: Server, background: Ask, shut: Callable[[str], Calls]
 ) -> None:
-    """Beyond the bounds 503 and RESOURCE_EXHAUSTED, while the model is busy."""
+    """A busy model answers what it accepts; the rest gets 503 or RESOURCE_EXHAUSTED."""
     calls = shut("full")
     sent = {
         n: background(ASKS["grpc" if n % 2 else "rest"], server, "full", row(n))
@@ -1149,10 +1143,10 @@ def test_what_is_sent_is_answered_or_refused(
     assert answered == sorted(calls.elements)
 
 
-def test_a_request_that_waits_for_too_long_is_not_run(
+def test_request_that_waits_too_long_is_not_run(
     server: Server, background: Ask, shut: Callable[[str], Calls]
 ) -> None:
-    """504 past timeout_s, and DEADLINE_EXCEEDED past the client's own deadline."""
+    """504 after timeout_s, and DEADLINE_EXCEEDED after the client's own deadline."""
     calls = {model: shut(model) for model in ("late", "patient")}
     first = {model: background(infer_rest, server, model, row(0)) for model in calls}
     wait_for(lambda: all(one.made for one in calls.values()), "the first calls")
@@ -1170,10 +1164,10 @@ def test_a_request_that_waits_for_too_long_is_not_run(
         assert [[0], [2]] == one.made
 
 
-def test_a_client_that_leaves_frees_its_place(
+def test_closed_connection_frees_its_place(
     server: Server, background: Ask, shut: Callable[[str], Calls]
 ) -> None:
-    """Who closes the connection is in no batch, and another one takes its place."""
+    """A request whose connection closes is in no batch, and its place is free again."""
     calls = shut("left")
     first = background(infer_rest, server, "left", row(0))
     wait_for(lambda: calls.made, "the first call")
@@ -1184,7 +1178,7 @@ def test_a_client_that_leaves_frees_its_place(
     ((refused, *_), *_) = select.select(
         [client.sock for client in clients], [], [], DEADLINE_S
     )
-    for client in clients:  # the one that is not refused waits
+    for client in clients:  # the other one waits
         if client.sock is refused:
             assert 503 == client.getresponse().status
         client.close()
@@ -1197,10 +1191,10 @@ def test_a_client_that_leaves_frees_its_place(
     assert {0, 3} == {*calls.elements}
 
 
-def test_a_reload_loses_no_request_that_waits(
+def test_reload_loses_no_waiting_request(
     server: Server, background: Ask, shut: Callable[[str], Calls]
 ) -> None:
-    """The old instance answers what it accepted, and the new one what comes later."""
+    """The old instance answers what it accepted, the new one all later requests."""
     calls = shut("anew")
     sent = {
         n: background(ASKS["grpc" if n % 2 else "rest"], server, "anew", row(n))
@@ -1231,12 +1225,12 @@ END = {
 }
 
 
-def test_the_end_of_a_server_loses_no_request(
+def test_stopping_server_loses_no_request(
     serve: Callable[..., Server], tmp_path: Path, background: Ask
 ) -> None:
-    """After SIGTERM what was accepted is answered, waiting or coming in all the time.
+    """After SIGTERM all accepted requests are answered, also those that still arrive.
 
-    Whatever a handler was called with, its client has the answer.
+    Each row that reached a handler has its answer at a client.
     """
     server = serve(
         *arguments(END), drain_delay_s=0.3, env={"BATCH_DIR": str(tmp_path)}

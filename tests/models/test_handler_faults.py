@@ -1,4 +1,4 @@
-"""What a handler raises is in the log once, whatever the client gets."""
+"""Each exception of a handler is logged once, whatever the client gets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ERRORS: list[tuple[type[BaseException], int, str]] = [
 
 
 class Raises(Echo):
-    """Raises what it was given, in the method of that name."""
+    """A handler that raises the given error in the method of that name."""
 
     def __init__(self, error: BaseException, method: str = "infer") -> None:
         self._error, self._method = error, method
@@ -113,7 +113,7 @@ def context(identity: str) -> RequestContext:
 
 
 class Ids(logging.Handler):
-    """Keeps each record with the id of the request that it was logged for."""
+    """A log handler that keeps each record with the id of its request."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -126,7 +126,7 @@ class Ids(logging.Handler):
         self.lines.append((record, asked.id if asked else ""))
 
     def raised(self) -> list[tuple[str, str, str, str]]:
-        """Return level, text and traceback's error of each, with the request's id."""
+        """Return level, text, exception and request id of each logged exception."""
         return [
             (record.levelname, record.getMessage(), str(record.exc_info[1]), identity)
             for record, identity in self.lines
@@ -136,7 +136,7 @@ class Ids(logging.Handler):
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ids]:
-    """What is logged from WARNING on, and nobody else keeps."""
+    """The records of `oip_host` from WARNING on."""
     handler, logger = Ids(), logging.getLogger("oip_host")
     monkeypatch.setattr(logger, "propagate", False)
     logger.addHandler(handler)
@@ -151,7 +151,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ids]:
     ERRORS,
     ids=[raises.__name__ for raises, *_ in ERRORS],
 )
-async def test_what_infer_raises_is_logged_once(
+async def test_exception_of_infer_is_logged_once(
     raises: type[BaseException],
     status: int,
     level: str,
@@ -159,7 +159,7 @@ async def test_what_infer_raises_is_logged_once(
     batch: int,
     log: Ids,
 ) -> None:
-    """With its traceback, the model, and the request's id; a 5xx as an error."""
+    """The record has the traceback, model and request id; a 5xx is an ERROR."""
     error = raises("their words")
     options = ModelOptions(max_batch_size=batch)
     model = AissembleOIPKServe("m", kind(error), version="3", options=options)
@@ -192,10 +192,10 @@ METHODS = {
 
 @pytest.mark.parametrize("kind", [Raises, RaisesAsync], ids=["plain", "async"])
 @pytest.mark.parametrize("method", METHODS)
-async def test_what_any_method_raises_is_logged_once(
+async def test_exception_of_any_method_is_logged_once(
     method: str, kind: type[Raises], log: Ids
 ) -> None:
-    """Also where no client waits for it."""
+    """An exception is logged even if no client waits for the method."""
     error = TypeError("None has no weights")
     model = AissembleOIPKServe("m", kind(error, method))
     assert await model.load_handler() is (method != "model_load")
@@ -208,8 +208,8 @@ async def test_what_any_method_raises_is_logged_once(
     assert f"{method} of model 'm' version '1' raised TypeError, {then}" == text
 
 
-async def test_a_constructor_that_raises_is_logged_once(log: Ids) -> None:
-    """The handler is made when the model loads."""
+async def test_exception_of_a_constructor_is_logged_once(log: Ids) -> None:
+    """The host constructs the handler when the model loads."""
 
     class Broken(Echo):
         def __init__(self) -> None:
@@ -221,8 +221,8 @@ async def test_a_constructor_that_raises_is_logged_once(log: Ids) -> None:
     assert ["no device"] == [raised for _, _, raised, _ in log.raised()]
 
 
-async def test_a_handler_may_say_why_it_is_not_ready(log: Ids) -> None:
-    """ModelNotReady is then its answer, and no fault."""
+async def test_handler_can_say_why_it_is_not_ready(log: Ids) -> None:
+    """ModelNotReady from `model_ready` is an answer and not a fault."""
     handler = Raises(ModelNotReady("the cache is cold"), "model_ready")
     model = AissembleOIPKServe("m", handler)
     assert await model.load_handler()
@@ -231,8 +231,8 @@ async def test_a_handler_may_say_why_it_is_not_ready(log: Ids) -> None:
     assert [] == log.lines
 
 
-async def test_each_request_of_a_batch_that_fails_is_logged_once(log: Ids) -> None:
-    """Those that fail alone, with their own ids, and not the call that merged them."""
+async def test_failed_requests_of_a_batch_are_logged_once(log: Ids) -> None:
+    """Each failed request is logged with its own id; the merged call is not logged."""
     options = ModelOptions(max_batch_size=8, max_batch_delay_ms=50)
     model = AissembleOIPKServe("m", Poisoned(), options=options)
     assert await model.load_handler()
@@ -246,14 +246,14 @@ async def test_each_request_of_a_batch_that_fails_is_logged_once(log: Ids) -> No
 
 
 @pytest.mark.parametrize("batch", [1, 8], ids=["single", "batch"])
-async def test_what_the_host_itself_finds_is_not_logged(batch: int, log: Ids) -> None:
-    """A request that does not fit is the client's fault, and no handler raised it."""
+async def test_request_refused_by_the_host_is_not_logged(batch: int, log: Ids) -> None:
+    """A request that does not fit is the client's fault: no handler raised anything."""
     options = ModelOptions(max_batch_size=batch, check_metadata=True)
     model = AissembleOIPKServe("m", Echo(), options=options)
     assert await model.load_handler()
     wrong_shape = ask()
     wrong_shape.inputs[0].shape = [3, 1]
-    for wrong in (wrong_shape, ask()):  # the second has one column, of two
+    for wrong in (wrong_shape, ask()):  # the second has one column, expected are two
         with pytest.raises(InvalidRequest):
             await model.infer(wrong)
     free = AissembleOIPKServe("m", Echo(), options=ModelOptions(max_batch_size=batch))
@@ -263,10 +263,10 @@ async def test_what_the_host_itself_finds_is_not_logged(batch: int, log: Ids) ->
     assert [] == log.lines
 
 
-async def test_a_failed_request_leaves_no_garbage(
+async def test_failed_request_leaves_no_garbage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What an exception holds is free at once, not when the collector comes by."""
+    """The objects of an exception are freed at once, without the collector."""
     # pytest keeps what is logged, and with it the traceback
     monkeypatch.setattr(logging.getLogger("oip_host"), "disabled", True)
     model = AissembleOIPKServe("m", Poisoned())
@@ -289,10 +289,10 @@ async def test_a_failed_request_leaves_no_garbage(
 
 
 @pytest.mark.parametrize("handler", ["Wrong", "WrongAsync"])
-def test_a_line_of_json_has_model_version_and_request(
+def test_json_line_has_model_version_and_request(
     handler: str, serve: Callable[..., Server]
 ) -> None:
-    """A TypeError is a 400 to the client, and a line with a traceback to its author."""
+    """A TypeError is a 400 for the client and a traceback in the log."""
     server = serve(f"--handlers=m@7=fakes.logs:{handler}", "--log_format=json")
     server.wait_until_ready()
     headers = {"x-request-id": "order-4711"}

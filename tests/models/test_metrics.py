@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus is told of each model, in its own two formats."""
+"""Metrics: the samples of each model, in both formats of Prometheus."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MODEL = ["model_name", "model_version"]
 
 @pytest.fixture(autouse=True)
 def fresh_kserve() -> Iterator[None]:
-    """KServe's histogram is the process's: nothing of another test is in it."""
+    """Clear KServe's histogram, which all tests of the process share."""
     PREDICT_HIST_TIME.clear()
     yield
     PREDICT_HIST_TIME.clear()
@@ -60,7 +60,7 @@ def model(name: str = "m", version: str = "1", handler: Any = Echo) -> Any:
 
 
 def served(*registries: Registry) -> CollectorRegistry:
-    """A registry of Prometheus that has the models of these, and nothing else."""
+    """Return a Prometheus registry with the models of these registries only."""
     collector = ModelMetrics()
     collector.registries.update(registries)
     collected = CollectorRegistry()
@@ -69,7 +69,7 @@ def served(*registries: Registry) -> CollectorRegistry:
 
 
 def told(collected: CollectorRegistry, kind: str = "text") -> Series:
-    """What a scrape finds, as Prometheus's parser reads it; no series stands twice."""
+    """Return a scrape as Prometheus's parser reads it; fail on a duplicate series."""
     accept, parse = FORMATS[kind]
     encode, _ = exposition.choose_encoder(accept)
     text = encode(collected).decode()
@@ -79,7 +79,7 @@ def told(collected: CollectorRegistry, kind: str = "text") -> Series:
 
 
 def series_of(families: Iterable[Any]) -> Series:
-    """The samples, but for the times at which Prometheus's own client made a series."""
+    """Return the samples without the creation times that Prometheus's client adds."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
@@ -101,11 +101,11 @@ def request(datatype: str = "FP32", data: Sequence[Any] = (1.0,)) -> InferenceRe
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_families_are_as_if_prometheus_had_counted(kind: str) -> None:
-    """Names, labels, types and help are those that Prometheus's own classes give.
+def test_families_equal_those_of_prometheus(kind: str) -> None:
+    """Names, labels, types, help and values equal those of Prometheus's own classes.
 
-    Two versions of one model and another model are counted apart, in order; of
-    `request_predict_seconds` there is one series a name.
+    Two versions of one model and another model are counted apart, in order;
+    `request_predict_seconds` has one series for each name.
     """
     expected = CollectorRegistry()
     requests = Counter(
@@ -233,8 +233,8 @@ def described(collected: CollectorRegistry) -> set[tuple[str, str, str]]:
     return {(f.name, f.type, f.documentation) for f in collected.collect()}
 
 
-def test_the_collector_describes_what_it_collects() -> None:
-    """Prometheus learns of every name when the collector is registered."""
+def test_collector_describes_what_it_collects() -> None:
+    """The collector describes all its families, without samples, before a scrape."""
     one = model()
     one.statistics.add("rest", "ok", 0.1, 0.1)
     collector = ModelMetrics()
@@ -249,8 +249,8 @@ EDGES = st.sampled_from([*BOUNDS, *(math.nextafter(b, 99) for b in BOUNDS), 0.0,
 
 
 @given(st.lists(EDGES | st.floats(0, 20), max_size=30))
-def test_a_histogram_is_prometheuss_own(seconds: list[float]) -> None:
-    """The same observations give the same buckets, count and sum, in both formats."""
+def test_histogram_equals_prometheuss_own(seconds: list[float]) -> None:
+    """Equal observations give equal buckets, count and sum, in both formats."""
     expected = CollectorRegistry()
     histogram = Histogram("oip_handler_seconds", "Time", MODEL, registry=expected)
     one = model()
@@ -264,8 +264,8 @@ def test_a_histogram_is_prometheuss_own(seconds: list[float]) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_any_name_is_one_label(kind: str) -> None:
-    """Quotes, backslashes, line breaks and other scripts are escaped."""
+def test_any_model_name_is_escaped(kind: str) -> None:
+    """Quotes, backslashes, line breaks and other scripts are escaped in a label."""
     name = 'a"b\\c\nd{e}=",ü€'
     one = model(name)
     one.statistics.add("rest", "ok", 0.1, 0.1)
@@ -280,7 +280,7 @@ def test_any_name_is_one_label(kind: str) -> None:
 
 
 async def test_real_inferences_are_counted() -> None:
-    """The histograms have what was answered, the counter each outcome beside it."""
+    """A failed inference is counted by its outcome and is in no histogram."""
     one = model("m", handler=Raises)
     registry = Registry([one])
     collected = served(registry)
@@ -304,7 +304,7 @@ async def test_real_inferences_are_counted() -> None:
 
 
 class Unlicensed(Overloaded):
-    """A kind of refusal of a handler's own."""
+    """An error class of a handler."""
 
 
 class Licensed(Echo):
@@ -312,8 +312,8 @@ class Licensed(Echo):
         raise Unlicensed("no licence is free")
 
 
-async def test_an_error_of_a_handlers_own_counts_as_the_nearest() -> None:
-    """The outcomes are the classes of the tree, however many others there are."""
+async def test_custom_error_counts_as_its_base_class() -> None:
+    """The outcomes are the classes of the error tree, whatever handlers add to it."""
     one = model("m", handler=Licensed)
     registry = Registry([one])
     await one.load_handler()
@@ -324,8 +324,8 @@ async def test_an_error_of_a_handlers_own_counts_as_the_nearest() -> None:
     await one.unload_handler()
 
 
-async def test_a_model_that_does_not_load_is_told() -> None:
-    """It is not ready, and the time of its last load is there."""
+async def test_model_that_fails_to_load_has_metrics() -> None:
+    """It is not ready, and the duration of its last load is known."""
     one = model(handler=LoadFalse)
     registry = Registry([one])
     await one.load_handler()
@@ -335,8 +335,8 @@ async def test_a_model_that_does_not_load_is_told() -> None:
     await one.unload_handler()
 
 
-async def test_totals_outlive_a_reload() -> None:
-    """A counter never goes back: the fresh instance goes on where the old one was."""
+async def test_totals_survive_a_reload() -> None:
+    """A new instance continues the counters of the old one."""
     one = model()
     registry = Registry([one])
     await one.load_handler()
@@ -354,18 +354,18 @@ async def test_totals_outlive_a_reload() -> None:
         await instance.unload_handler()
 
 
-# -- KServe's own -------------------------------------------------------------
+# -- KServe's histogram -------------------------------------------------------
 
 
 def predicted(series: Series) -> dict[str, float]:
-    """How many predictions `request_predict_seconds` has of each model."""
+    """Return the predictions that `request_predict_seconds` has of each model."""
     counts = named(series, "request_predict_seconds_count")
     return {dict(labels)["model_name"]: value for (_, labels), value in counts.items()}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 async def test_kserve_counts_its_own_models(kind: str) -> None:
-    """Of a hosted kserve.Model there are KServe's samples, once; of a handler ours."""
+    """A hosted kserve.Model has KServe's samples, once; a handler has the host's."""
     theirs = model("theirs", handler=lambda: KServeDouble("theirs"))
     ours = model("ours")
     registry = Registry([ours, theirs])
@@ -385,16 +385,17 @@ async def test_kserve_counts_its_own_models(kind: str) -> None:
 
 
 def test_samples_of_other_models_are_kept() -> None:
-    """What KServe observes of a model that no registry has is told as before."""
+    """KServe's samples of a model that is in no registry are exposed unchanged."""
     PREDICT_HIST_TIME.labels(model_name="elsewhere").observe(0.3)
     assert {"elsewhere": 1} == predicted(told(served(Registry())))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-async def test_a_name_that_kserve_counts_is_told_once(kind: str) -> None:
-    """Versions of one name may be of both kinds, and a scrape has each series once.
+async def test_name_that_kserve_counts_has_one_series(kind: str) -> None:
+    """Each series appears once, even if versions of one name are of both kinds.
 
-    A kserve.Model whose reload fails is not known as one any more, either.
+    This also holds after a failed reload, when a kserve.Model is not known as one any
+    more.
     """
     theirs = model("m", "1", handler=lambda: KServeDouble("m"))
     ours = model("m", "2")
@@ -413,13 +414,13 @@ async def test_a_name_that_kserve_counts_is_told_once(kind: str) -> None:
 
 
 def of_host(name: str) -> Series:
-    """What the process's own registry tells of a model."""
+    """Return the samples of a model in the process's own registry."""
     everything = told(REGISTRY)
     return {k: v for k, v in everything.items() if ("model_name", name) in k[1]}
 
 
-def test_a_host_is_told_of_while_it_is_there() -> None:
-    """Its models appear in the process's registry, and go with it."""
+def test_models_have_samples_while_their_host_lives() -> None:
+    """The models of a host are in the process's registry until the host is gone."""
     name = "a model that comes and goes"
     one = model(name)
     one.statistics.add("rest", "ok", 0.1, 0.1)
@@ -434,7 +435,7 @@ def test_a_host_is_told_of_while_it_is_there() -> None:
 
 
 def test_kserves_histogram_stays_in_the_process() -> None:
-    """Once there is a host, what KServe observes is still told, and told once."""
+    """With a host in the process, KServe's own observations are still exposed, once."""
     registry = Registry()
     watch(registry)
     PREDICT_HIST_TIME.labels(model_name="elsewhere").observe(0.3)
@@ -444,18 +445,18 @@ def test_kserves_histogram_stays_in_the_process() -> None:
 
 
 def test_two_hosts_may_have_the_same_model() -> None:
-    """Models of several registries are told together, and none of them twice."""
+    """A model that several registries have gives each sample only once."""
     first, second = Registry([model("a"), model("b")]), Registry([model("b")])
     found = named(told(served(first, second)), "oip_model_ready")
     assert ["a", "b"] == [dict(labels)["model_name"] for _, labels in found]
 
 
-def test_no_models_no_samples() -> None:
-    """An empty registry gives the families alone."""
+def test_no_models_give_no_samples() -> None:
+    """An empty registry gives no samples."""
     assert {} == told(served(Registry()))
 
 
-def test_the_documented_bounds_are_prometheuss() -> None:
-    """The buckets are those of a histogram that nobody has configured."""
+def test_documented_buckets_are_prometheuss_defaults() -> None:
+    """The buckets are the default ones of a Prometheus histogram."""
     assert np.array_equal(Histogram.DEFAULT_BUCKETS, [*BOUNDS, math.inf])
     assert metrics._EDGES[-1] == "+Inf"

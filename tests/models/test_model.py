@@ -22,7 +22,7 @@ from support.fakes import Echo
 
 
 class Reuses(Echo):
-    """Answers in the same memory each time, as a runtime with bound outputs does."""
+    """A handler that reuses its memory, as a runtime with bound outputs does."""
 
     def __init__(self) -> None:
         self.memory = np.zeros((1, 1), np.float32)
@@ -66,10 +66,10 @@ def value_of(_: InferenceRequest, response: InferenceResponse) -> float:
 
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("handler", [Reuses, ReusesAsync])
-async def test_a_handler_may_use_the_memory_of_its_outputs_again(
+async def test_handler_may_reuse_the_memory_of_its_outputs(
     handler: type[Any], batch: int
 ) -> None:
-    """An answer is encoded before the next call can write over it."""
+    """An answer is encoded before the next call can overwrite it."""
     options = ModelOptions(max_batch_size=batch, max_concurrency=1)
     model = AissembleOIPKServe("m", handler(), options=options)
     assert await model.load_handler()

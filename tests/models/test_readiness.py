@@ -1,4 +1,4 @@
-"""Readiness, honestly: one answer of REST, gRPC, V1 and the health service, always."""
+"""Readiness: REST, gRPC, V1 and the health service always give the same answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Start = Callable[..., Server]
 
 @pytest.fixture
 def start(serve: Callable[..., Server], tmp_path: Path) -> Start:
-    """Start a server whose handlers look for wishes in `tmp_path`."""
+    """Start a server whose handlers look for their instructions in `tmp_path`."""
 
     def started(*arguments: str, drain_delay_s: float = 0.0) -> Server:
         environment = {"LIFE_DIR": str(tmp_path), "GATE_DIR": str(tmp_path)}
@@ -34,7 +34,7 @@ def start(serve: Callable[..., Server], tmp_path: Path) -> Start:
 
 
 def reasons(server: Server) -> list[str]:
-    """Why the server is not ready."""
+    """Return the reasons for which the server is not ready."""
     answer = server.get("/v2/health/ready")
     assert 503 == answer.status_code
     document = answer.json()
@@ -47,10 +47,10 @@ def line(model: str, reason: str) -> str:
     return f"model '{model}' version '1' is not ready: {reason}"
 
 
-def test_never_ready_before_the_models_are_loaded(start: Start, tmp_path: Path) -> None:
-    """While a model loads neither it nor the server is ready; both are live and tell.
+def test_not_ready_before_the_models_are_loaded(start: Start, tmp_path: Path) -> None:
+    """While a model loads, the server is live but not ready, and names that model.
 
-    The others are ready as soon as they have loaded.
+    Each other model is ready as soon as it has loaded.
     """
     for name in ("slow", "slower"):
         (tmp_path / f"{name}.hold").touch()
@@ -72,10 +72,13 @@ def test_never_ready_before_the_models_are_loaded(start: Start, tmp_path: Path) 
     assert [True] * 3 == [agreed(server, name) for name in ("slow", "slower", "echo")]
 
 
-def test_a_required_model_that_failed_keeps_the_server_unready(
+def test_failed_required_model_keeps_the_server_unready(
     start: Start, tmp_path: Path
 ) -> None:
-    """Its reason is told until it loads or is unloaded; an optional one's is not."""
+    """The reason is listed until the model loads or is unloaded.
+
+    A failed optional model is not listed.
+    """
     for name in ("needed", "other", "spare"):
         (tmp_path / f"{name}.fail").touch()
     server = start(
@@ -99,9 +102,9 @@ def test_a_required_model_that_failed_keeps_the_server_unready(
 
 
 def test_readiness_through_unload_and_reload(start: Start, tmp_path: Path) -> None:
-    """A model that is unloaded is not ready from the start of it, and is not missed.
+    """An unloading model is not ready at once; the server is ready without it.
 
-    One that is loaded anew is ready all the time, also where that fails.
+    A model that reloads stays ready, even if the reload fails.
     """
     server = start(
         "--handlers=busy=fakes.lives:Fickle,fresh=fakes.lives:Fickle"
@@ -133,8 +136,8 @@ def test_readiness_through_unload_and_reload(start: Start, tmp_path: Path) -> No
         assert [True, True] == [agreed(server, name) for name in ("fresh", "")]
 
 
-def test_a_handler_changes_its_mind(start: Start, tmp_path: Path) -> None:
-    """What `model_ready` says counts at once, for the model and the server."""
+def test_model_ready_counts_at_once(start: Start, tmp_path: Path) -> None:
+    """A new answer of `model_ready` counts at once, for the model and the server."""
     server = start("--handlers=moody=fakes.lives:Moody").wait_until_ready()
     assert [True, True] == [agreed(server, name) for name in ("moody", "")]
     (tmp_path / "moody.ill").touch()
@@ -144,8 +147,8 @@ def test_a_handler_changes_its_mind(start: Start, tmp_path: Path) -> None:
     assert [True, True] == [agreed(server, name) for name in ("moody", "")]
 
 
-def test_readiness_as_the_server_stops(start: Start) -> None:
-    """From the signal on the server is not ready; its models are, and they answer."""
+def test_stopping_server_is_not_ready(start: Start) -> None:
+    """After the signal the server is not ready, but its models are and answer."""
     server = start("--handlers=echo=fakes:Echo", drain_delay_s=3).wait_until_ready()
     assert agreed(server)
     assert "SERVING" == health(server, SERVICE)

@@ -1,4 +1,4 @@
-"""The model repository extension: index, load, reload and unload while it serves."""
+"""The model repository extension: index, load, reload and unload while serving."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def host(life: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def closed() -> Iterator[Server]:
-    """A server as it is by default."""
+    """A server with the default `model_control`."""
     with Server("--handlers=echo=fakes:Echo,spare=fakes:LoadFalse?") as server:
         yield server.wait_until_ready()
 
 
 @pytest.fixture
 def background() -> Iterator[Callable[..., Future[Any]]]:
-    """Run a call in a thread of its own."""
+    """Run a call in a separate thread."""
     with ThreadPoolExecutor(8) as pool:
         yield pool.submit
 
@@ -94,7 +94,7 @@ def held(gate: str) -> Any:
 
 
 def told(reply: Reply, what: str = "generation") -> int:
-    """What Fickle tells of itself."""
+    """Return a number that Fickle reports about itself."""
     return int(reply.document["parameters"][what])
 
 
@@ -102,10 +102,10 @@ def told(reply: Reply, what: str = "generation") -> int:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_index_has_every_version_with_state_and_reason(
+def test_index_lists_versions_with_state_and_reason(
     host: Server, protocol: str
 ) -> None:
-    """Each version of each model is listed, a failed one with its reason."""
+    """Each version of each model is listed once, a failed one with its reason."""
     entries = index(host, protocol)
     versions = [(entry["name"], entry["version"]) for entry in entries]
     assert [("two", "2"), ("two", "1")] == [v for v in versions if v[0] == "two"]
@@ -121,15 +121,15 @@ def test_the_index_has_every_version_with_state_and_reason(
     assert ("READY", "") == (stable["state"], stable["reason"])
 
 
-def test_the_index_is_one_on_both_protocols(host: Server) -> None:
-    """REST and gRPC list the same, in the same order, with and without the filter."""
+def test_index_is_the_same_on_both_protocols(host: Server) -> None:
+    """REST and gRPC list the same entries in the same order, filtered or not."""
     for ready in (False, True):
         assert index(host, "rest", ready) == index(host, "grpc", ready)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_index_of_ready_models_has_those_only(host: Server, protocol: str) -> None:
-    """`ready` leaves out what cannot be asked."""
+def test_ready_index_lists_ready_models_only(host: Server, protocol: str) -> None:
+    """The filter `ready` leaves out models that cannot answer."""
     everything = index(host, protocol)
     expected = [entry for entry in everything if entry["state"] == "READY"]
     assert expected == index(host, protocol, ready=True)
@@ -137,8 +137,8 @@ def test_the_index_of_ready_models_has_those_only(host: Server, protocol: str) -
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"ready": false}', b'{"other": 1}'])
-def test_the_index_needs_no_body(host: Server, body: bytes) -> None:
-    """Without the filter, and with what it does not know, everything is listed."""
+def test_index_needs_no_body(host: Server, body: bytes) -> None:
+    """Without a filter, and with unknown fields, all models are listed."""
     answer = host.post("/v2/repository/index", content=body)
     assert 200 == answer.status_code
     assert index(host) == answer.json()
@@ -156,18 +156,16 @@ def test_the_index_needs_no_body(host: Server, body: bytes) -> None:
     ],
     ids=["no json", "array", "text", "number", "word", "no utf-8"],
 )
-def test_a_wrong_body_of_the_index_is_refused(
-    host: Server, body: bytes, word: str
-) -> None:
-    """A body that is no index request is a 400 that names what is wrong."""
+def test_invalid_index_body_is_refused(host: Server, body: bytes, word: str) -> None:
+    """A body that is no index request is a 400 that names the mistake."""
     answer = host.post("/v2/repository/index", content=body)
     assert (400, ["error"]) == (answer.status_code, list(answer.json()))
     assert word in answer.json()["error"]
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])
-def test_a_wrong_body_changes_nothing(host: Server, action: str) -> None:
-    """A load or unload with a body that is no object is a 400."""
+def test_invalid_body_changes_nothing(host: Server, action: str) -> None:
+    """A load or unload whose body is not an object is a 400."""
     answer = host.post(f"/v2/repository/models/stable/{action}", content=b"[1")
     assert (400, ["error"]) == (answer.status_code, list(answer.json()))
     assert ["READY"] == states(host, "stable")
@@ -176,23 +174,23 @@ def test_a_wrong_body_changes_nothing(host: Server, action: str) -> None:
 @pytest.mark.parametrize(
     "path", ["index", "models/stable/load", "models/stable/unload"]
 )
-def test_the_repository_is_asked_with_post(host: Server, path: str) -> None:
-    """Another method is a 405, and changes nothing."""
+def test_repository_paths_require_post(host: Server, path: str) -> None:
+    """Another method is a 405 and changes nothing."""
     answer = host.get(f"/v2/repository/{path}")
     assert (405, ["error"]) == (answer.status_code, list(answer.json()))
     assert ["READY"] == states(host, "stable")
 
 
-# -- who may change it --------------------------------------------------------
+# -- permission ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("action", ["load", "unload"])
 @pytest.mark.parametrize("model", ["echo", "nobody"])
-def test_by_default_nobody_changes_the_repository(
+def test_load_and_unload_are_forbidden_by_default(
     closed: Server, protocol: str, action: str, model: str
 ) -> None:
-    """Load and unload are refused with a text that names the option and its value."""
+    """Load and unload are refused; the error names the option and its value."""
     reply = change(closed, protocol, action, model)
     text = (
         f"model '{model}' cannot be loaded or unloaded: oip_model_control is 'none', "
@@ -203,18 +201,16 @@ def test_by_default_nobody_changes_the_repository(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_by_default_the_index_can_be_had(closed: Server, protocol: str) -> None:
-    """Who may not change the repository may look at it."""
+def test_index_is_allowed_by_default(closed: Server, protocol: str) -> None:
+    """The index works on a server that forbids load and unload."""
     found = {entry["name"]: entry["state"] for entry in index(closed, protocol)}
     assert {"echo": "READY", "spare": "UNAVAILABLE"} == found
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("action", ["load", "unload"])
-def test_an_unknown_model_is_not_found(
-    host: Server, protocol: str, action: str
-) -> None:
-    """Only a model of this server can be loaded or unloaded."""
+def test_unknown_model_is_not_found(host: Server, protocol: str, action: str) -> None:
+    """Load and unload find only models of this server."""
     reply = change(host, protocol, action, "nobody")
     text = "model 'nobody' is not on this server"
     assert (NOT_FOUND[protocol], text) == (reply.status, reply.error)
@@ -224,12 +220,10 @@ def test_an_unknown_model_is_not_found(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_model_is_unloaded_and_loaded(
-    host: Server, life: Path, protocol: str
-) -> None:
-    """Unloaded it is unavailable everywhere, and no more; loaded it is a new one.
+def test_model_is_unloaded_and_loaded(host: Server, life: Path, protocol: str) -> None:
+    """An unloaded model is unavailable on all protocols; a load brings a new instance.
 
-    The handler was told, and the server's readiness does not count it.
+    The handler's `model_unload` was called, and the server stays ready meanwhile.
     """
     (life / "echo.unloaded").unlink(missing_ok=True)
     before = told(infer_rest(host, "echo", ONE))
@@ -251,7 +245,7 @@ def test_a_model_is_unloaded_and_loaded(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_unloading_twice_is_no_error(host: Server, life: Path, protocol: str) -> None:
-    """The second time there is nothing to do, and the handler is told once."""
+    """A second unload does nothing: `model_unload` is called only once."""
     (life / "gone.unloaded").unlink(missing_ok=True)
     for _ in range(2):
         assert OK[protocol] == change(host, protocol, "unload", "gone").status
@@ -262,23 +256,23 @@ def test_unloading_twice_is_no_error(host: Server, life: Path, protocol: str) ->
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("model", ["busy", "async"])
-def test_an_unload_waits_for_the_requests_in_flight(
+def test_unload_waits_for_requests_in_flight(
     host: Server,
     life: Path,
     background: Callable[..., Future[Any]],
     protocol: str,
     model: str,
 ) -> None:
-    """What was accepted, running or waiting, is answered; what comes then is refused.
+    """Running and waiting requests are answered; requests after the unload are refused.
 
-    The handler is let go only after the last of them.
+    The handler is unloaded only after the last answer.
     """
     gate = f"{model}-{protocol}"
     (life / f"{model}.unloaded").unlink(missing_ok=True)
     sent = [
         background(ask, host, model, held(gate)) for ask in (infer_rest, infer_grpc) * 3
     ]
-    # of six, two run and two wait: then the others were refused
+    # of six, two run, two wait and two are refused
     wait_for(lambda: sum(reply.done() for reply in sent) == 2, "two refusals")
     unload = background(change, host, protocol, "unload", model)
     wait_for(lambda: states(host, model) == ["UNLOADING"], "unloading")
@@ -296,10 +290,10 @@ def test_an_unload_waits_for_the_requests_in_flight(
     assert OK[protocol] == change(host, protocol, "load", model).status
 
 
-def test_an_unload_goes_on_without_the_client_who_asked(
+def test_unload_goes_on_after_its_client_leaves(
     host: Server, life: Path, background: Callable[..., Future[Any]]
 ) -> None:
-    """A client that leaves while an unload waits does not leave it half done."""
+    """An unload whose client leaves while it waits is completed."""
     sent = background(infer_rest, host, "left", held("left"))
     wait_for((life / "left.started").exists, "the call")
     wire = message("RepositoryModelUnloadRequest")(model_name="left")
@@ -308,7 +302,7 @@ def test_an_unload_goes_on_without_the_client_who_asked(
         asked = unload.future(wire.SerializeToString())
         wait_for(lambda: states(host, "left") == ["UNLOADING"], "the unload")
         asked.cancel()
-        # the same connection, on which the server hears of the one before the other
+        # on the same connection, so that the cancellation arrives before this call
         channel.unary_unary(f"/{SERVICE}/ServerLive")(b"")
     (life / "left.open").touch()
     assert 200 == sent.result().status
@@ -316,8 +310,8 @@ def test_an_unload_goes_on_without_the_client_who_asked(
     assert 1 == len((life / "left.unloaded").read_text().splitlines())
 
 
-def test_every_version_is_unloaded_and_loaded(host: Server) -> None:
-    """A load or unload by name is of all versions."""
+def test_load_and_unload_cover_all_versions(host: Server) -> None:
+    """A load or unload applies to all versions of the name."""
     change(host, "rest", "unload", "two")
     assert ["UNAVAILABLE"] * 2 == states(host, "two")
     change(host, "grpc", "load", "two")
@@ -325,10 +319,10 @@ def test_every_version_is_unloaded_and_loaded(host: Server) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_model_that_failed_at_start_can_be_loaded_later(
+def test_model_that_failed_at_start_can_be_loaded_later(
     host: Server, life: Path, protocol: str
 ) -> None:
-    """A load that fails again says why; one that succeeds makes the model serve."""
+    """A load that fails again says why; after one that succeeds the model serves."""
     change(host, "rest", "unload", "failed")
     (life / "failed.fail").touch()
     reason = "RuntimeError: no weights today"
@@ -347,9 +341,9 @@ def test_a_model_that_failed_at_start_can_be_loaded_later(
 
 
 def ask_on(server: Server, protocol: str, model: str, stop: threading.Event) -> Any:
-    """Ask again and again on one connection: each status, and each instance, counted.
+    """Send requests on one connection until `stop`; return status counts and instances.
 
-    10,000 requests at most.
+    It sends 10,000 requests at most.
     """
     answers: Counter[Any] = Counter()
     instances = set()
@@ -385,12 +379,12 @@ def ask_on(server: Server, protocol: str, model: str, stop: threading.Event) -> 
     return answers, instances
 
 
-def test_a_reload_swaps_without_a_gap(
+def test_reload_has_no_gap(
     host: Server, life: Path, background: Callable[..., Future[Any]]
 ) -> None:
-    """Under load from many clients every request of many reloads is answered.
+    """Under load from many clients every request is answered through many reloads.
 
-    Each old instance is let go, after the one that takes its place is there.
+    Each old instance is unloaded after its successor has taken over.
     """
     stop = threading.Event()
     clients = [
@@ -436,10 +430,10 @@ def test_new_instance_answers_requests_queued_during_reload(
     assert before < answer["parameters"]["generation"]
 
 
-def test_a_reload_answers_what_the_old_instance_has_accepted(
+def test_old_instance_answers_what_it_accepted(
     host: Server, life: Path, background: Callable[..., Future[Any]]
 ) -> None:
-    """The old instance ends its requests while the new one already answers."""
+    """The old instance finishes its requests while the new one already answers."""
     before = told(infer_rest(host, "held", ONE))
     sent = [
         background(ask, host, "held", held(f"held-{protocol}"))
@@ -459,10 +453,10 @@ def test_a_reload_answers_what_the_old_instance_has_accepted(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_reload_that_fails_keeps_the_old_instance(
+def test_failed_reload_keeps_the_old_instance(
     host: Server, life: Path, protocol: str
 ) -> None:
-    """The answer says why, and the model serves as before, everywhere."""
+    """The error says why, and the old instance serves as before on all protocols."""
     before = told(infer_rest(host, "broken", ONE))
     (life / "broken.fail").touch()
     reply = change(host, protocol, "load", "broken")
@@ -477,10 +471,10 @@ def test_a_reload_that_fails_keeps_the_old_instance(
     assert not (life / "broken.unloaded").exists()
 
 
-def test_a_model_answers_while_it_is_loaded_anew(
+def test_model_answers_while_it_reloads(
     host: Server, life: Path, background: Callable[..., Future[Any]]
 ) -> None:
-    """A long load of the new instance takes nothing from the old one."""
+    """The old instance answers and stays ready while the new one takes long to load."""
     before = told(infer_rest(host, "late", ONE))
     (life / "late.loading").unlink()
     (life / "late.hold").touch()
@@ -495,8 +489,8 @@ def test_a_model_answers_while_it_is_loaded_anew(
     assert before < told(infer_rest(host, "late", ONE))
 
 
-def test_statistics_and_metrics_go_on_through_a_reload(host: Server) -> None:
-    """Counts are the model's, not the instance's."""
+def test_statistics_and_metrics_survive_a_reload(host: Server) -> None:
+    """Counts belong to the model, not to one instance of it."""
 
     def counted() -> tuple[int, float]:
         stats = described(host, "rest", "stats", "counted").document["model_stats"]
@@ -516,12 +510,12 @@ def test_statistics_and_metrics_go_on_through_a_reload(host: Server) -> None:
     assert (6, 6) == counted()
 
 
-def test_calls_at_once_leave_a_consistent_state(
+def test_concurrent_loads_and_unloads_are_consistent(
     host: Server, life: Path, background: Callable[..., Future[Any]]
 ) -> None:
-    """Loads and unloads of one model come one after the other, whoever asks.
+    """Loads and unloads of one model run one after the other, on both protocols.
 
-    After them there is one instance, and all others were told to go.
+    At the end one instance is left, and each other one was unloaded once.
     """
     changes = [
         background(
@@ -541,10 +535,10 @@ def test_calls_at_once_leave_a_consistent_state(
     assert [200, "OK"] == [one.status for one in infer_both(host, "contended", ONE)]
 
 
-def test_an_unload_as_the_server_starts_waits_for_the_load(
+def test_unload_at_startup_waits_for_the_load(
     life: Path, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """A model that is unloaded while it first loads ends up unloaded, and was told."""
+    """A model that is unloaded during its first load ends up unloaded."""
     (tmp_path / "slow.hold").touch()
     server = serve(
         "--handlers=slow=fakes.lives:Fickle",
@@ -564,7 +558,7 @@ def test_an_unload_as_the_server_starts_waits_for_the_load(
 
 
 def test_instances_do_not_pile_up(host: Server) -> None:
-    """Reloads that succeed or fail leave one instance of the model behind."""
+    """Five reloads leave only one instance of the model in memory."""
     asked = {**ONE, "id": "count"}
     before = told(infer_rest(host, "steady", asked), "alive")
     for _ in range(5):
@@ -576,7 +570,7 @@ def test_instances_do_not_pile_up(host: Server) -> None:
 
 
 class Witness:
-    """A handler of which a test keeps no more than a weak reference."""
+    """A handler to which a test keeps only a weak reference."""
 
     def infer(self, payload: Any, model_name: str, model_version: Any = None) -> Any:
         raise NotImplementedError
@@ -590,8 +584,8 @@ class Witness:
         return True
 
 
-async def test_an_unload_drops_the_handler() -> None:
-    """What a handler holds is free after its unload."""
+async def test_unload_frees_the_handler() -> None:
+    """Nothing keeps the handler alive after its unload."""
     model = AissembleOIPKServe("witness", Witness)
     repository = Repository(Registry([model]), "explicit")
     await repository.load("witness")
@@ -608,8 +602,8 @@ async def test_an_unload_drops_the_handler() -> None:
 # -- the clients --------------------------------------------------------------
 
 
-def test_kserves_messages_are_understood(host: Server) -> None:
-    """KServe's stub, whose field numbers are its own, loads and unloads."""
+def test_kserves_client_loads_and_unloads(host: Server) -> None:
+    """KServe's stub, which has its own field numbers, loads and unloads."""
     program = str(SUPPORT / "repository_kserve.py")
     done = run(sys.executable, program, host.url, host.grpc_address)
     assert done.returncode == 0, done.stderr
@@ -623,7 +617,7 @@ def test_kserves_messages_are_understood(host: Server) -> None:
 
 
 def test_tritons_clients_control_the_repository(host: Server) -> None:
-    """Triton's HTTP and gRPC clients load, unload and list."""
+    """Triton's HTTP and gRPC clients load, unload and list models."""
     pytest.importorskip("tritonclient")
     program = str(SUPPORT / "repository_triton.py")
     http = host.url.removeprefix("http://")
@@ -644,8 +638,8 @@ def test_tritons_clients_control_the_repository(host: Server) -> None:
             assert expected == seen["unknown"][action]
 
 
-def test_a_load_takes_no_parameters(host: Server) -> None:
-    """A configuration or a file in a load is refused, and never silently left out."""
+def test_load_refuses_parameters(host: Server) -> None:
+    """A configuration or a file in a load is refused, never ignored silently."""
     answer = host.post(
         "/v2/repository/models/echo/load", json={"parameters": {"config": "{}"}}
     )
@@ -669,15 +663,15 @@ def test_a_load_takes_no_parameters(host: Server) -> None:
     )
 
 
-def test_parameters_that_are_no_object_are_refused(host: Server) -> None:
-    """The wrong kind of parameters is the client's fault."""
+def test_parameters_must_be_an_object(host: Server) -> None:
+    """Parameters of another type are a 400."""
     answer = host.post("/v2/repository/models/echo/load", json={"parameters": 5})
     text = "parameters: found the int 5, expected an object"
     assert (400, {"error": text}) == (answer.status_code, answer.json())
 
 
-def test_a_filter_that_is_null_is_no_filter(host: Server) -> None:
-    """A field that is null counts as absent, in the index too."""
+def test_null_filter_counts_as_absent(host: Server) -> None:
+    """A null field counts as absent, in the index too."""
     answers = [
         host.post("/v2/repository/index", json=asked).json()
         for asked in ({}, {"ready": None})

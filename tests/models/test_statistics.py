@@ -25,7 +25,7 @@ UNKNOWN = "model 'nobody' is not on this server"
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Server]:
-    """Each test that counts has a model of its own."""
+    """A server with a separate model for each test that counts."""
     models = [
         *(f"{name}=fakes:Echo" for name in ("echo", "single", "crowd", "idle", "both")),
         "echo@2=fakes:Echo",
@@ -43,7 +43,7 @@ def host() -> Iterator[Server]:
 def stats(
     server: Server, model: str = "", version: str = "", protocol: str = "rest"
 ) -> list[dict[str, Any]]:
-    """The `model_stats` of an answer."""
+    """Return the `model_stats` of an answer."""
     document = described(server, protocol, "stats", model, version).document
     assert {"model_stats"} == set(document)
     found: list[dict[str, Any]] = document["model_stats"]
@@ -51,13 +51,13 @@ def stats(
 
 
 def counts(server: Server, model: str) -> dict[str, int]:
-    """The counts of a model of one version, those that are not 0."""
+    """Return the counts, without zeros, of a model that has one version."""
     found = stats(server, model)[0]["inference_stats"]
     return {name: found[name]["count"] for name in found if found[name]["count"]}
 
 
 def plain(value: Any) -> Any:
-    """A document of protobuf, whose int64 are text and whose zeros are not there."""
+    """Return a protobuf document without zeros, and with its int64 texts as numbers."""
     if isinstance(value, dict):
         shown = {key: plain(one) for key, one in value.items()}
         return {key: one for key, one in shown.items() if one not in (0, [], {}, "")}
@@ -69,8 +69,8 @@ def plain(value: Any) -> Any:
 # -- statistics ---------------------------------------------------------------
 
 
-def test_a_model_nobody_asked_has_counted_nothing(host: Server) -> None:
-    """Every field that the extension has is there from the start, and 0."""
+def test_unused_model_has_all_fields_at_zero(host: Server) -> None:
+    """Every field of the extension is there from the start, with the value 0."""
     nothing = {"count": 0, "ns": 0}
     expected = {
         "name": "idle",
@@ -86,8 +86,8 @@ def test_a_model_nobody_asked_has_counted_nothing(host: Server) -> None:
     assert [expected] == stats(host, "idle")
 
 
-def test_a_success_is_counted_at_once(host: Server) -> None:
-    """Whoever has an answer finds it in the statistics, with its times."""
+def test_success_is_counted_at_once(host: Server) -> None:
+    """An answered request is in the statistics already, with its times."""
     before = time.time()
     for n in range(1, 6):
         assert 200 == infer_rest(host, "single", ONE).status
@@ -108,8 +108,8 @@ def test_a_success_is_counted_at_once(host: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RuntimeError", "ValueError", "wrong output"])
-def test_a_failure_is_counted_as_one(host: Server, kind: str) -> None:
-    """What the handler could not answer counts as failed, and as nothing else."""
+def test_failure_is_counted_as_failure_only(host: Server, kind: str) -> None:
+    """A request that the handler fails counts as a failure and as nothing else."""
     before = counts(host, "raises").get("fail", 0)
     infer_both(host, "raises", request([kind], [1], "BYTES"))
     assert {"fail": before + 2} == counts(host, "raises")
@@ -120,7 +120,7 @@ def test_a_failure_is_counted_as_one(host: Server, kind: str) -> None:
 
 
 def test_both_protocols_and_v1_are_counted(host: Server) -> None:
-    """A request counts whichever way it came, for handlers and kserve.Models."""
+    """A request counts on any protocol, for handlers and kserve.Models."""
     for model, instances in (("both", [[1, 2]]), ("double", [1])):
         infer_both(host, model, ONE)
         host.post(f"/v1/models/{model}:predict", json={"instances": instances})
@@ -128,8 +128,8 @@ def test_both_protocols_and_v1_are_counted(host: Server) -> None:
         assert 3 == counts(host, model)["success"]
 
 
-def test_none_is_lost_among_many(host: Server) -> None:
-    """The counts of requests at once are exact, of good ones and of bad."""
+def test_concurrent_requests_are_counted_exactly(host: Server) -> None:
+    """The counts of concurrent requests are exact, for valid and for invalid ones."""
     with ThreadPoolExecutor(8) as pool:
         asked = [
             pool.submit(
@@ -144,13 +144,15 @@ def test_none_is_lost_among_many(host: Server) -> None:
     assert 60 == sum(status in (200, "OK") for status in statuses)
     found = counts(host, "crowd")
     assert 60 == found["success"]
-    # what the codec has refused has not come to the model
+    # a request that the codec refuses does not reach the model
     assert found.get("fail", 0) <= 20
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_statistics_of_all_of_one_and_of_a_version(host: Server, protocol: str) -> None:
-    """Without a name all versions of all models; with one its own."""
+def test_statistics_of_all_models_or_a_name_or_a_version(
+    host: Server, protocol: str
+) -> None:
+    """Without a name all versions of all models are listed, otherwise the model's."""
 
     def versions(model: str = "", version: str = "") -> list[tuple[str, str]]:
         found = stats(host, model, version, protocol)
@@ -164,7 +166,7 @@ def test_statistics_of_all_of_one_and_of_a_version(host: Server, protocol: str) 
     assert [("failed", "1")] == versions("failed")
 
 
-def test_the_statistics_are_one_on_both_protocols(host: Server) -> None:
+def test_statistics_are_the_same_on_both_protocols(host: Server) -> None:
     """gRPC has the numbers of REST, in the same order."""
     infer_both(host, "texts", request(["a"], [1], "BYTES"))
     over_rest = plain(stats(host))
@@ -185,10 +187,10 @@ def test_the_statistics_are_one_on_both_protocols(host: Server) -> None:
     ],
     ids=["model", "model with version", "version"],
 )
-def test_of_what_is_unknown_nothing_is_told(
+def test_unknown_model_or_version_is_not_found(
     host: Server, protocol: str, what: str, model: str, version: str, text: str
 ) -> None:
-    """An unknown model or version is not found, with one text on both protocols."""
+    """An unknown model or version gives the same text on both protocols."""
     reply = described(host, protocol, what, model, version)
     assert (NOT_FOUND[protocol], text) == (reply.status, reply.error)
 
@@ -197,8 +199,8 @@ def test_of_what_is_unknown_nothing_is_told(
 
 
 @pytest.mark.parametrize("path", ["", "/versions/1"], ids=["newest", "named"])
-def test_the_configuration_has_tritons_fields(host: Server, path: str) -> None:
-    """The tensors of the metadata in the words of Triton's ModelConfig."""
+def test_configuration_has_tritons_fields(host: Server, path: str) -> None:
+    """The configuration lists the metadata's tensors as Triton's ModelConfig does."""
     tensor = {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 2]}
     answer = host.get(f"/v2/models/echo{path}/config")
     assert 200 == answer.status_code
@@ -213,14 +215,14 @@ def test_the_configuration_has_tritons_fields(host: Server, path: str) -> None:
 
 
 def test_bytes_are_strings_in_the_configuration(host: Server) -> None:
-    """Triton's ModelConfig has another name for that datatype."""
+    """Triton's ModelConfig calls the datatype BYTES TYPE_STRING."""
     for protocol in PROTOCOLS:
         document = described(host, protocol, "config", "texts").document
         config = document.get("config", document)
         assert "TYPE_STRING" == config["input"][0]["data_type"]
 
 
-def test_the_configuration_is_one_on_both_protocols(host: Server) -> None:
+def test_configuration_is_the_same_on_both_protocols(host: Server) -> None:
     """gRPC has the fields of REST."""
     over_rest = described(host, "rest", "config", "echo").document
     over_grpc = described(host, "grpc", "config", "echo").document["config"]
@@ -241,10 +243,10 @@ def test_the_configuration_is_one_on_both_protocols(host: Server) -> None:
         ("undescribed", 501, "UNIMPLEMENTED", "there is nothing to describe"),
     ],
 )
-def test_a_configuration_that_is_not_known_is_an_error(
+def test_unknown_configuration_is_an_error(
     host: Server, model: str, rest: int, code: str, text: str
 ) -> None:
-    """A model that did not load or does not describe itself says so."""
+    """A model that did not load or has no metadata gives an error with the reason."""
     for protocol, status in (("rest", rest), ("grpc", code)):
         reply = described(host, protocol, "config", model)
         assert (status, text) == (reply.status, reply.error)
@@ -253,8 +255,8 @@ def test_a_configuration_that_is_not_known_is_an_error(
 # -- the server ---------------------------------------------------------------
 
 
-def test_the_server_declares_what_it_serves_and_no_more(host: Server) -> None:
-    """Each extension by Triton's name, once, and each of them answers."""
+def test_server_declares_the_extensions_it_serves(host: Server) -> None:
+    """Each extension is declared once, by Triton's name, and answers."""
     expected = {
         "binary_tensor_data",
         "model_configuration",
@@ -283,10 +285,8 @@ def test_the_server_declares_what_it_serves_and_no_more(host: Server) -> None:
         "/v2/models/echo/generate",
     ],
 )
-def test_an_extension_that_is_not_declared_is_not_there(
-    host: Server, path: str
-) -> None:
-    """Triton's other extensions are no paths of this server."""
+def test_undeclared_extensions_are_not_found(host: Server, path: str) -> None:
+    """The paths of Triton's other extensions are a 404."""
     answer = host.get(path)
     assert (404, {"error": f"no such path: {path}"}) == (
         answer.status_code,
@@ -299,7 +299,7 @@ def test_an_extension_that_is_not_declared_is_not_there(
 
 @pytest.fixture(scope="module")
 def triton(host: Server) -> Any:
-    """What Triton's HTTP and gRPC clients saw, one after the other."""
+    """The results of Triton's HTTP and gRPC clients, run one after the other."""
     pytest.importorskip("tritonclient")
     program = str(SUPPORT / "repository_triton.py")
     http = host.url.removeprefix("http://")
@@ -312,7 +312,7 @@ def triton(host: Server) -> Any:
 def test_tritons_clients_read_the_statistics(
     triton: Any, client: str, asked: int
 ) -> None:
-    """All, one model and one version: the client's own inferences are counted."""
+    """The inferences of the clients are counted for all, one model and one version."""
     seen = triton[client]
     assert "no such output" in seen["failed"][1]
     one = [seen[key]["model_stats"] for key in ("model", "version")]
@@ -330,7 +330,7 @@ def test_tritons_clients_read_the_statistics(
 
 
 def test_tritons_clients_read_the_configuration(triton: Any) -> None:
-    """The fields that a client such as perf_analyzer goes by."""
+    """The clients find the fields that a tool such as perf_analyzer needs."""
     for client, seen in triton.items():
         for key in ("config", "config of version"):
             config = seen[key].get("config", seen[key])
@@ -341,7 +341,7 @@ def test_tritons_clients_read_the_configuration(triton: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["statistics", "config"])
-def test_tritons_clients_are_told_of_an_unknown_model(triton: Any, key: str) -> None:
+def test_tritons_clients_raise_for_an_unknown_model(triton: Any, key: str) -> None:
     """Their exceptions have the status and the text."""
     assert ["404", UNKNOWN] == triton["http"]["unknown"][key]
     assert ["StatusCode.NOT_FOUND", UNKNOWN] == triton["grpc"]["unknown"][key]

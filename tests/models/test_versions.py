@@ -35,7 +35,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def host(life: Path) -> Iterator[Server]:
-    """Models of several versions; the newest of `half` does not load at first."""
+    """A server with models of several versions; the newest of `half` fails to load."""
     (life / "half.fail").touch()
     models = [f"many@{version}=fakes:Tells" for version in reversed(ORDER)]
     models += ["words@zeta=fakes:Tells", "words@eta=fakes:Tells"]
@@ -49,7 +49,7 @@ def host(life: Path) -> Iterator[Server]:
 
 
 def answering(reply: Reply) -> str:
-    """The version that answered, as the response has it."""
+    """Return the version in the response."""
     return str(reply.document["model_version"])
 
 
@@ -58,7 +58,7 @@ def answering(reply: Reply) -> str:
 def test_each_version_is_addressed_by_its_name(
     host: Server, protocol: str, version: str
 ) -> None:
-    """A version is any text; the one that was asked for gets the request."""
+    """A version is any text, and a request reaches the version that it names."""
     reply = ASK[protocol](host, "many", ONE, version)
     assert (OK[protocol], version) == (reply.status, answering(reply))
     assert version == reply.document["parameters"]["version"]
@@ -67,19 +67,17 @@ def test_each_version_is_addressed_by_its_name(
 @pytest.mark.parametrize(
     ("model", "newest"), [("many", "10"), ("words", "zeta"), ("one", "1")]
 )
-def test_without_a_version_the_newest_answers(
+def test_newest_version_answers_by_default(
     host: Server, model: str, newest: str
 ) -> None:
-    """Numbers are compared by value and are newer than words, those by the alphabet."""
+    """Numbers are compared by value and are newer than words, which compare as text."""
     assert [newest, newest] == [answering(one) for one in infer_both(host, model, ONE)]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("asked", ["", "2"], ids=["none", "one"])
-def test_the_metadata_list_all_versions(
-    host: Server, protocol: str, asked: str
-) -> None:
-    """Whichever version is asked, all of them are listed, the oldest first."""
+def test_metadata_list_all_versions(host: Server, protocol: str, asked: str) -> None:
+    """The metadata of each version list all versions, the oldest first."""
     document = described(host, protocol, "metadata", "many", asked).document
     assert ORDER == document["versions"]
     single = described(host, protocol, "metadata", "one").document
@@ -88,10 +86,8 @@ def test_the_metadata_list_all_versions(
 
 @pytest.mark.parametrize("what", ["metadata", "config", "stats"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_an_unknown_version_is_not_found(
-    host: Server, protocol: str, what: str
-) -> None:
-    """The text names the versions that there are, on every way to a version."""
+def test_unknown_version_is_not_found(host: Server, protocol: str, what: str) -> None:
+    """The error names the existing versions, on every path to a version."""
     text = f"model 'many' has no version '3', only {', '.join(ORDER)}"
     reply = described(host, protocol, what, "many", "3")
     assert (NOT_FOUND[protocol], text) == (reply.status, reply.error)
@@ -99,8 +95,8 @@ def test_an_unknown_version_is_not_found(
     assert (NOT_FOUND[protocol], text) == (asked.status, asked.error)
 
 
-def test_an_unknown_version_is_not_ready_but_not_found(host: Server) -> None:
-    """Asking for its readiness is an error, on both protocols."""
+def test_readiness_of_an_unknown_version_is_not_found(host: Server) -> None:
+    """The readiness of an unknown version is an error on both protocols."""
     text = f"model 'many' has no version '3', only {', '.join(ORDER)}"
     answer = host.get("/v2/models/many/versions/3/ready")
     assert (404, {"error": text}) == (answer.status_code, answer.json())
@@ -109,22 +105,22 @@ def test_an_unknown_version_is_not_ready_but_not_found(host: Server) -> None:
 
 
 @pytest.mark.parametrize("version", ["02", "2.0", "10 ", "Alpha"])
-def test_a_version_is_its_exact_text(host: Server, version: str) -> None:
-    """Equal numbers are not equal versions."""
+def test_version_matches_by_exact_text(host: Server, version: str) -> None:
+    """Equal numbers written differently are different versions."""
     for protocol in PROTOCOLS:
         reply = ASK[protocol](host, "many", ONE, version)
         assert NOT_FOUND[protocol] == reply.status
 
 
-def test_the_index_lists_versions_newest_first(host: Server) -> None:
-    """Each version has an entry of its own."""
+def test_index_lists_versions_newest_first(host: Server) -> None:
+    """Each version has a separate entry."""
     for protocol in PROTOCOLS:
         found = [e["version"] for e in index(host, protocol) if e["name"] == "many"]
         assert list(reversed(ORDER)) == found
 
 
 def test_versions_are_counted_apart(host: Server) -> None:
-    """Statistics and metrics are those of one version."""
+    """Each version has its own statistics and metrics."""
 
     def counts() -> list[int]:
         stats = described(host, "rest", "stats", "words").document["model_stats"]
@@ -142,12 +138,10 @@ def test_versions_are_counted_apart(host: Server) -> None:
     assert counts()[1] == metric(host, "oip_requests_total", **labels)
 
 
-def test_the_newest_ready_version_answers_at_each_moment(
-    host: Server, life: Path
-) -> None:
-    """A newer version takes over when it has loaded, and gives back when it goes.
+def test_newest_loaded_version_answers(host: Server, life: Path) -> None:
+    """A newer version takes over once it has loaded; unloaded together, none answers.
 
-    Asked for by name, the one that is not ready says so.
+    A version that is not ready says so when it is named.
     """
     text = "model 'half' version '2' is not ready: RuntimeError: no weights today"
     assert ["1", "1"] == [answering(one) for one in infer_both(host, "half", ONE)]
