@@ -1,4 +1,4 @@
-"""Fixtures of all tests: servers that are stopped, whatever happens."""
+"""Fixtures of all tests: servers that are always stopped."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 
 def request_body(data: list[Any], shape: list[int], datatype: str = "FP32") -> Any:
-    """A request with one input `x`."""
+    """Return a request with one input `x`."""
     tensor = {"name": "x", "shape": shape, "datatype": datatype, "data": data}
     return {"inputs": [tensor]}

@@ -1,4 +1,4 @@
-"""The benchmark runs, refuses what is wrong, and tells what it found."""
+"""The benchmark runs, refuses wrong answers, and reports its results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-# the benchmark is a program beside the package, and no part of it
+# the benchmark is a program beside the package and not part of it
 sys.path.append(str(Path(__file__).parent.parent))
 
 from bench import report
@@ -57,7 +57,7 @@ def measured(cpu_us: float, **more: Any) -> Measured:
 
 
 def results(**cpu_us: float | None) -> Results:
-    """One round of one load, with this CPU a request of each server."""
+    """Return one round of one load with this CPU time per request of each server."""
     names = [name.replace("_", "-") for name in cpu_us]
     about = About(
         date="2025-01-31", cpu="a CPU", cores=2, memory_gb=8, python="3.11.0", rounds=1,
@@ -76,7 +76,7 @@ def results(**cpu_us: float | None) -> Results:
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the run puts what is temporary."""
+    """The directory for temporary files of a run."""
     directory = tmp_path / "scratch"
     directory.mkdir()
     monkeypatch.setenv("TMPDIR", str(directory))
@@ -84,10 +84,10 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_short_run_measures_every_load_and_writes_the_page(
+def test_short_run_measures_every_load_and_writes_the_page(
     tmp_path: Path, scratch: Path
 ) -> None:
-    """Host and floor answer every request; page and file are made, nothing is left."""
+    """Host and floor answer every request; page and file are written, no more."""
     page, kept = tmp_path / "page.md", tmp_path / "new" / "results.json"
     page.write_text(PAGE)
     done = subprocess.run(
@@ -118,8 +118,8 @@ def test_a_short_run_measures_every_load_and_writes_the_page(
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_stops_its_servers(tmp_path: Path, scratch: Path) -> None:
-    """After SIGTERM no process and no file of the run is left, nor a half result."""
+def test_interrupted_run_stops_its_servers(tmp_path: Path, scratch: Path) -> None:
+    """After SIGTERM no process, no temporary file and no partial result is left."""
     kept = tmp_path / "results.json"
     with subprocess.Popen(
         [*RUN, "--seconds=60", f"--envs={tmp_path}", f"--results={kept}"],
@@ -136,7 +136,7 @@ def test_an_interrupted_run_stops_its_servers(tmp_path: Path, scratch: Path) -> 
     assert not kept.exists()
 
 
-def test_a_page_is_rendered_again_without_a_run(tmp_path: Path) -> None:
+def test_page_is_rendered_again_without_a_run(tmp_path: Path) -> None:
     """The same records make the same page and the same chart, byte by byte."""
     kept, page = tmp_path / "results.json", tmp_path / "page.md"
     save(results(floor=100, oip_host=150), kept)
@@ -152,8 +152,8 @@ def test_a_page_is_rendered_again_without_a_run(tmp_path: Path) -> None:
     assert page.read_text().endswith(f"{report.END}\nafter\n")
 
 
-def test_a_table_has_the_ratio_to_the_floor_or_the_reason() -> None:
-    """A cell tells ratio and time; or that the server failed, or is not installed."""
+def test_table_has_the_ratio_to_the_floor_or_a_reason() -> None:
+    """A cell has ratio and time, or says that the server failed or is not installed."""
     found = results(floor=100, oip_host=150, kserve=None, mlserver=None)
     found.about.packages["mlserver"] = {}
     row = (
@@ -163,8 +163,8 @@ def test_a_table_has_the_ratio_to_the_floor_or_the_reason() -> None:
     assert found.failed
 
 
-def test_a_table_says_what_a_server_cannot_do() -> None:
-    """A workload that a server has no part in is no failure, and has its reason."""
+def test_table_says_what_a_server_cannot_do() -> None:
+    """A workload that a server does not support is no failure, and has a reason."""
     found = results(floor=100, oip_host=150, mlserver=None)
     for load in found.loads:
         load.workload, load.clients = "bin-large", 4
@@ -173,8 +173,8 @@ def test_a_table_says_what_a_server_cannot_do() -> None:
     assert "- mlserver, `bin-large`: it does not know" in text
 
 
-def test_the_chart_has_its_text_as_text_in_two_modes() -> None:
-    """Names and ratios can be read and searched, on light and on dark paper."""
+def test_chart_has_text_as_text_in_two_modes() -> None:
+    """Names and ratios can be read and searched, in light and dark mode."""
     svg = draw(results(floor=100, oip_host=150, kserve=1000))
     for text in (">rest-small, 16 clients</text>", ">1.50</text>", ">kserve</text>"):
         assert text in svg
@@ -184,9 +184,9 @@ def test_the_chart_has_its_text_as_text_in_two_modes() -> None:
 @pytest.mark.parametrize(
     "name", ["rest-small", "bin-large", "grpc-small", "grpc-large-typed"]
 )
-def test_an_answer_is_decoded_and_compared(name: str) -> None:
-    """In no form of a tensor does the request, sent back, pass for its answer."""
-    # a process of its own: the messages have the names of those that other tests use
+def test_answer_is_decoded_and_compared(name: str) -> None:
+    """The request, sent back, is not accepted as an answer in any form of a tensor."""
+    # a separate process: the messages have the names of those that other tests use
     done = subprocess.run(
         [sys.executable, "-c", ECHO, name],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -209,10 +209,10 @@ def test_an_answer_is_decoded_and_compared(name: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_figure_compares_within_a_round(
+def test_figure_compares_within_a_round(
     expected: Figure | None, values: dict[int, float], base: dict[int, float]
 ) -> None:
-    """Values are divided round by round; the median and the spread are the ratios'."""
+    """Values are divided round by round; median and spread are those of the ratios."""
     assert expected == compare_rounds(values, base)
 
 
@@ -225,8 +225,8 @@ def test_a_figure_compares_within_a_round(
         pytest.param(100.0, 99.5, id="the last"),
     ],
 )
-def test_a_percentile_is_one_of_the_times(expected: float, percent: float) -> None:
-    """Nearest rank: no number that was not measured."""
+def test_percentile_is_one_of_the_times(expected: float, percent: float) -> None:
+    """Nearest rank: each percentile is a measured number."""
     assert expected == percentile([float(n) for n in range(100, 0, -1)], percent)
 
 
@@ -239,7 +239,7 @@ def test_a_percentile_is_one_of_the_times(expected: float, percent: float) -> No
         pytest.param("3.83 s", 3.83, id="seconds"),
     ],
 )
-def test_a_duration_has_three_digits(expected: str, seconds: float) -> None:
+def test_duration_has_three_digits(expected: str, seconds: float) -> None:
     """Durations are in the unit that fits."""
     assert expected == duration(seconds)
 
@@ -253,12 +253,12 @@ SUBJECT = Subject(
 
 
 def sample(rate: float) -> Sample:
-    """So many requests a second, for 10 ms each, in 500 MB, ready after 2 s."""
+    """Return a sample with this rate, 10 ms each, 500 MB, and ready after 2 s."""
     load = Figures(rate, 0.01, client_cores=0.1, other_cores=0.0)
     return Sample(2.0, 500.0, load)
 
 
-def test_a_way_is_held_against_the_first_one_of_its_round() -> None:
+def test_way_is_compared_with_the_first_of_its_round() -> None:
     """The ratio is the median of the rounds' ratios, and the first way has none."""
     samples = {
         "one": {1: sample(10), 2: sample(20), 3: sample(40)},
@@ -269,8 +269,8 @@ def test_a_way_is_held_against_the_first_one_of_its_round() -> None:
     assert (40.0, 1.9) == (found["two"].value, found["two"].ratio)
 
 
-def test_a_table_has_a_row_for_each_way_and_what_is_set_for_it() -> None:
-    """Medians with their units, and ratios in brackets."""
+def test_table_has_a_row_for_each_way_with_its_options() -> None:
+    """The rows have medians with their units, and ratios in brackets."""
     rows = table(SUBJECT, {"one": {1: sample(10)}, "two": {1: sample(19)}}).splitlines()
     assert [
         "| one | nothing | 10.0 | 10.0 ms | 500 MB | 2.00 s |",
@@ -279,8 +279,8 @@ def test_a_table_has_a_row_for_each_way_and_what_is_set_for_it() -> None:
     ] == rows[2:]
 
 
-def test_the_processes_of_a_host_are_also_those_of_its_ray(tmp_path: Path) -> None:
-    """One that is nobody's child there is found by its mark, and nobody else's is."""
+def test_processes_of_a_host_include_those_of_its_ray(tmp_path: Path) -> None:
+    """Ray's processes that are not its children are found by their mark."""
     sleep = [sys.executable, "-c", "input()"]
     marks = [{MARK: str(tmp_path / name)} for name in ("ours", "ours", "theirs")]
     started = [subprocess.Popen(sleep, stdin=subprocess.PIPE, env=one) for one in marks]
@@ -294,7 +294,7 @@ def test_the_processes_of_a_host_are_also_those_of_its_ray(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", THRESHOLDS)
 def test_both_ways_around_a_threshold_are_measured(name: str) -> None:
-    """Each size has the time of both ways, and sizes stand on both sides."""
+    """Each size has the time of both ways, and there are sizes on both sides."""
     threshold = THRESHOLDS[name]
     assert threshold.sizes[0] < threshold.value < threshold.sizes[-1]
     one = compare(threshold, threshold.sizes[-1], rounds=1)
@@ -302,7 +302,7 @@ def test_both_ways_around_a_threshold_are_measured(name: str) -> None:
 
 
 def test_thresholds_are_shown_by_size() -> None:
-    """A table has a line for each size, with a mark where the second way is taken."""
+    """A table has a line for each size, with a mark where the second way is used."""
     title, head, *rows = lines(1, ("gRPC, floats written",))
     assert title.startswith("gRPC, floats written: wire.FEW = ")
     assert head.split() == ["elements", "plain", "µs", "second", "µs", "ratio"]

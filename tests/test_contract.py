@@ -15,12 +15,12 @@ PLUGINS = sorted((ROOT / "plugins").glob("oip-handler-*"))
 
 
 def version(path: Path) -> str:
-    """The version in a pyproject.toml."""
+    """Return the version in a pyproject.toml."""
     (found,) = re.findall(r'^version = "(.*)"$', path.read_text(), re.MULTILINE)
     return str(found)
 
 
-def test_the_host_needs_exactly_its_own_contract() -> None:
+def test_host_requires_exactly_its_own_contract() -> None:
     """Both have one version, and the requirement names it."""
     host, contract = ROOT / "pyproject.toml", ROOT / "handler" / "pyproject.toml"
     assert version(host) == version(contract)
@@ -28,14 +28,14 @@ def test_the_host_needs_exactly_its_own_contract() -> None:
 
 
 @pytest.mark.parametrize("name", oip_handler.__all__)
-def test_the_host_exports_each_name_of_the_contract(name: str) -> None:
-    """It is the same object."""
+def test_host_exports_each_name_of_the_contract(name: str) -> None:
+    """Each exported name is the same object."""
     assert name in oip_host.__all__
     assert getattr(oip_host, name) is getattr(oip_handler, name)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
-def test_a_reference_plugin_knows_the_contract_alone(plugin: Path) -> None:
+def test_reference_plugin_uses_the_contract_only(plugin: Path) -> None:
     """It requires oip-handler, not oip-host, and imports nothing of the host."""
     text = (plugin / "pyproject.toml").read_text()
     assert re.search(r'^    "oip-handler>=', text, re.MULTILINE)

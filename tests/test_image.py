@@ -1,4 +1,4 @@
-"""The container image: built and run as its users do, where this machine can."""
+"""The container image, built and run as its users do, if this machine can."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def about(container: Container, model: str) -> list[Any]:
 
 
 def mounted(directory: Path, inside: str) -> str:
-    """Everything below is for any user to read."""
+    """Make a directory readable for all users and return the option to mount it."""
     for path in (directory, *directory.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return f"--volume={directory}:{inside}:ro"
@@ -58,8 +58,8 @@ def mounted(directory: Path, inside: str) -> str:
 # -- the files ----------------------------------------------------------------
 
 
-def test_the_example_has_three_lines() -> None:
-    """A handler is added in three lines, on the version that is released."""
+def test_example_has_three_lines() -> None:
+    """A handler is added in three lines, on the released version."""
     project = (ROOT / "pyproject.toml").read_text()
     version = re.search(r'^version = "(.+)"', project, re.MULTILINE)
     lines = EXAMPLE.read_text().splitlines()
@@ -71,8 +71,8 @@ def test_the_example_has_three_lines() -> None:
 
 @pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
 @pytest.mark.parametrize("path", [CONTAINERFILE, EXAMPLE], ids=["image", "example"])
-def test_the_files_pass_their_linter(path: Path) -> None:
-    """hadolint has nothing to say; that pip keeps no cache is set in the image."""
+def test_container_files_pass_their_linter(path: Path) -> None:
+    """hadolint finds nothing; the image itself sets that pip keeps no cache."""
     done = subprocess.run(
         ["hadolint", "--ignore", "DL3042", str(path)],
         capture_output=True, text=True, check=False,
@@ -80,8 +80,8 @@ def test_the_files_pass_their_linter(path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_without_a_builder_the_script_says_what_it_needs(tmp_path: Path) -> None:
-    """Where none of the three is installed, the script ends with 2 and names them."""
+def test_missing_builder_is_named_by_the_script(tmp_path: Path) -> None:
+    """Without any of the three builders the script names them and exits with 2."""
     for tool in ("sh", "sed", "dirname"):
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     done = subprocess.run(
@@ -98,8 +98,8 @@ def test_without_a_builder_the_script_says_what_it_needs(tmp_path: Path) -> None
 @builds
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_image_is_slim_and_says_what_it_is(image: str) -> None:
-    """Its size, labels, user, ports, command and health check."""
+def test_image_is_slim_and_describes_itself(image: str) -> None:
+    """Its size, labels, user, ports, command and health check are as documented."""
     document = json.loads(images.command("podman", "image", "inspect", image))[0]
     config, labels = document["Config"], document["Labels"]
     assert images.size(image) < LARGEST
@@ -117,8 +117,8 @@ def test_the_image_is_slim_and_says_what_it_is(image: str) -> None:
 @builds
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_without_a_handler_it_says_so(image: str, port: int) -> None:
-    """The image has no model inside, and ends with 2 where nobody adds one."""
+def test_image_without_a_handler_is_a_fault(image: str, port: int) -> None:
+    """The image contains no model, and without an added one it exits with 2."""
     with running(image, port) as container:
         assert container.exit_code() == 2
         assert "no handler is installed" in container.log
@@ -130,10 +130,10 @@ def test_without_a_handler_it_says_so(image: str, port: int) -> None:
 def test_mounted_wheels_and_models_are_served(
     image: str, port: int, tmp_path: Path
 ) -> None:
-    """Wheels at /opt/oip/plugins and files at /mnt/models, by a user with no name.
+    """Wheels at /opt/oip/plugins serve files at /mnt/models, for a user without a name.
 
-    The root is read-only, the byte code of the packages is there, no index is asked,
-    and the container ends with 0.
+    The root is read-only, the packages are precompiled, no index is used, and the
+    container exits with 0.
     """
     Wheel(modules={"wheeled": REQUIRED}).write(tmp_path / "plugins")
     (tmp_path / "models").mkdir()
@@ -164,10 +164,10 @@ def test_mounted_wheels_and_models_are_served(
 @builds
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_an_unpacked_directory_is_used_in_place(
+def test_unpacked_directory_is_used_in_place(
     image: str, port: int, tmp_path: Path
 ) -> None:
-    """What pip unpacked serves from the volume, also for the image's own user."""
+    """Unpacked packages serve from the volume, also for the image's own user."""
     Wheel().unpack(tmp_path / "plugins")
     volume = mounted(tmp_path / "plugins", "/opt/oip/plugins")
     with running(
@@ -181,9 +181,7 @@ def test_an_unpacked_directory_is_used_in_place(
 @builds
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_conflicting_wheel_ends_it_with_a_report(
-    image: str, port: int, tmp_path: Path
-) -> None:
+def test_conflicting_wheel_is_a_fault(image: str, port: int, tmp_path: Path) -> None:
     """Every wheel that does not fit is named before anything is served."""
     Wheel(requires=["numpy<1"]).write(tmp_path)
     Wheel("numpy", "1.0", modules={"numpy": HANDLER}, handlers={}).write(tmp_path)
@@ -197,10 +195,10 @@ def test_a_conflicting_wheel_ends_it_with_a_report(
 @builds
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_an_image_of_three_lines_serves_iris(
+def test_image_of_three_lines_serves_iris(
     image: str, port: int, tmp_path: Path
 ) -> None:
-    """`FROM oip-host`, a pip install, and the selection; nothing else is needed."""
+    """`FROM oip-host`, a pip install and the selection are all that is needed."""
     iris = images.build_from(image, EXAMPLE, tmp_path)
     body = {"inputs": [
         {"name": "x", "datatype": "FP64", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 0.2]}

@@ -1,4 +1,4 @@
-"""The laws of the house beside its layers: who imports what, and no effects."""
+"""Rules of the code beside its layers: imports, and their freedom from effects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """Every module that a tree imports, wherever the import stands."""
+    """Return every module that a tree imports, at any level."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -37,7 +37,7 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 def test_kserve_is_imported_in_one_place() -> None:
-    """Only `kserve/api.py` imports kserve: it scrubs the arguments kserve reads."""
+    """Only `kserve/api.py` imports kserve: it hides the arguments that kserve reads."""
     users = {
         name
         for name, tree in modules().items()
@@ -47,8 +47,8 @@ def test_kserve_is_imported_in_one_place() -> None:
 
 
 @pytest.mark.parametrize("package", ["starlette", "fastapi", "uvicorn", "grpc"])
-def test_servers_are_known_to_the_edge_only(package: str) -> None:
-    """Only modules of the edge import what serves bytes."""
+def test_only_the_edge_imports_servers(package: str) -> None:
+    """Only modules of the edge import libraries that serve bytes."""
     users = {
         name
         for name, tree in modules().items()
@@ -58,7 +58,7 @@ def test_servers_are_known_to_the_edge_only(package: str) -> None:
     assert all(name.startswith("edge.") for name in users)
 
 
-def test_the_host_imports_no_drop_in_package() -> None:
+def test_host_imports_no_drop_in_package() -> None:
     """The upstream import paths lead to the host, and never the other way."""
     for name, tree in modules().items():
         assert not [m for m in imports(tree) if m.startswith("aissemble_")], name
@@ -91,7 +91,7 @@ print(json.dumps({{
 
 
 @pytest.mark.parametrize("command", [["--help"], ["list"]], ids=["help", "list"])
-def test_a_quick_command_imports_no_server(command: list[str]) -> None:
+def test_quick_command_imports_no_server(command: list[str]) -> None:
     """`--help` and `list` import no server, so they are quick."""
     program = f"""
 import sys
@@ -107,8 +107,8 @@ print("kserve" in sys.modules, "fastapi" in sys.modules, "grpc" in sys.modules)
     assert done.stdout.splitlines()[-1] == "False False False"
 
 
-def test_the_compiled_messages_are_those_of_the_proto(tmp_path: Path) -> None:
-    """`oip.binpb` is what `make proto` makes of `oip.proto`."""
+def test_compiled_messages_match_the_proto(tmp_path: Path) -> None:
+    """`oip.binpb` is the output of `make proto` for `oip.proto`."""
     pytest.importorskip("grpc_tools", reason="this kserve brings no protoc")
     out = tmp_path / "oip.binpb"
     done = run(

@@ -1,4 +1,4 @@
-"""Programs serve models as with KServe's `ModelServer`, deployments of Ray too."""
+"""Programs serve models as with KServe's `ModelServer`, and Ray deployments too."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ if __name__ == "__main__":
 
 
 def hold(server: Server, model: str, elsewhere: bool) -> None:
-    """The model answers V1 and V2, from where it should be."""
+    """Check that the model answers V1 and V2 from the expected process."""
     answer = server.post(f"/v1/models/{model}:predict", json={"instances": [1, 2]})
     assert 200 == answer.status_code, answer.text
     assert [2, 4] == answer.json()["predictions"]
@@ -72,7 +72,7 @@ def hold(server: Server, model: str, elsewhere: bool) -> None:
 
 
 def program(path: Path, text: str) -> tuple[str, str]:
-    """The command that runs a program."""
+    """Return the command that runs a program."""
     file = path / "my_program.py"
     file.write_text(text)
     return sys.executable, str(file)
@@ -88,7 +88,7 @@ def program(path: Path, text: str) -> tuple[str, str]:
     ids=["list", "dictionary", "iterator"],
 )
 def test_models_are_served(serve: Serve, tmp_path: Path, start: str) -> None:
-    """A program with KServe models needs no other change than its import."""
+    """A program with KServe models only changes its import."""
     text = f'{MODELS}\nif __name__ == "__main__":\n    {start}\n'
     server = serve(program=program(tmp_path, text)).wait_until_ready()
     for name in ("doubles", "other"):
@@ -96,8 +96,8 @@ def test_models_are_served(serve: Serve, tmp_path: Path, start: str) -> None:
     assert 0 == server.stop()
 
 
-def test_options_of_the_program_go_first(serve: Serve, tmp_path: Path) -> None:
-    """What a program says itself is so, whatever its arguments are."""
+def test_options_of_the_program_take_precedence(serve: Serve, tmp_path: Path) -> None:
+    """A value that the program sets itself wins over its arguments."""
     start = "ModelServer(enable_grpc=False, max_body_bytes=10).start([Doubles()])"
     text = f'{MODELS}\nif __name__ == "__main__":\n    {start}\n'
     command = program(tmp_path, text)
@@ -107,14 +107,14 @@ def test_options_of_the_program_go_first(serve: Serve, tmp_path: Path) -> None:
     assert 413 == answer.status_code
 
 
-def test_an_unknown_option_is_a_type_error() -> None:
-    """It names what is like it."""
+def test_unknown_option_is_a_type_error() -> None:
+    """The error names the nearest option."""
     with pytest.raises(TypeError, match="unknown option 'http_prot', nearest: 'http_p"):
         oip_host.ModelServer(http_prot=1)
 
 
-def test_what_is_no_model_is_a_type_error() -> None:
-    """It says what it is, and what was expected."""
+def test_value_that_is_no_model_is_a_type_error() -> None:
+    """The error says what it is and what was expected."""
     with pytest.raises(TypeError, match="model 'm' is a int, expected a "):
         oip_host.ModelServer().start({"m": 1})
 
@@ -132,7 +132,7 @@ def test_what_is_no_model_is_a_type_error() -> None:
 def test_deployments_and_models_are_served_together(
     serve: Serve, tmp_path: Path, models: str
 ) -> None:
-    """A deployment of Ray Serve answers from its replica, a model from the program."""
+    """A Ray Serve deployment answers from its replica, a model from the program."""
     pytest.importorskip("ray", reason="Ray is not installed")
     text = f"{REPLICATED}    ModelServer().start({models})\n"
     server = serve(program=program(tmp_path, text))
@@ -143,8 +143,8 @@ def test_deployments_and_models_are_served_together(
     assert 0 == server.stop()
 
 
-def test_a_deployment_needs_one_worker(tmp_path: Path) -> None:
-    """Workers would each have replicas of their own: that is a fault, said once."""
+def test_deployment_requires_one_worker(tmp_path: Path) -> None:
+    """Each worker would have its own replicas, so more are a fault, reported once."""
     pytest.importorskip("ray", reason="Ray is not installed")
     from support.process import run
 

@@ -1,4 +1,4 @@
-"""How many of the host's own files one small inference by REST passes."""
+"""The number of the host's own files that one small REST inference passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_FILES, MOST_VISITS = 19, 57
 """Lower them with every change that shortens the path."""
 
 
-def test_a_request_passes_few_files() -> None:
+def test_request_passes_few_files() -> None:
     """A reader who follows a request opens no more files than these."""
     finished = subprocess.run(
         [sys.executable, str(SUPPORT / "request_path.py")],

@@ -1,4 +1,4 @@
-"""Programs as the upstream documents show them run unchanged."""
+"""Programs run unchanged as the upstream documents show them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ if __name__ == "__main__":
 
 
 def cut_out_of_the_document() -> str:
-    """The two Python blocks of aiSSEMBLE's document, as its reader puts them together.
+    """Return the two Python blocks of aiSSEMBLE's document in one program.
 
     The handler comes first, the main program below it; nothing is changed.
     """
@@ -93,14 +93,14 @@ def cut_out_of_the_document() -> str:
 
 @pytest.fixture(params=["document", "copy"])
 def program(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The program in a file of its own."""
+    """A file with the program."""
     path = tmp_path / "my_program.py"
     path.write_text(COPY if request.param == "copy" else cut_out_of_the_document())
     return path
 
 
 def hold_the_program(server: Server) -> None:
-    """Talk to the program over REST and gRPC."""
+    """Check the program's answers on REST and gRPC."""
     server.wait_until_ready()
     expected: dict[str, Any] = {
         "model_name": "my_model",
@@ -130,12 +130,10 @@ def hold_the_program(server: Server) -> None:
     assert rest.error == grpc.error
 
 
-def test_the_program_serves_with_container_arguments(
-    serve: Serve, program: Path
-) -> None:
-    """`--http_port --grpc_port --bind` of the container configure it, and it ends well.
+def test_program_serves_with_container_arguments(serve: Serve, program: Path) -> None:
+    """The container's `--http_port --grpc_port --bind` configure it; it exits with 0.
 
-    Arguments that are neither the host's nor KServe's are the program's own.
+    Arguments that are neither the host's nor KServe's are left to the program.
     """
     server = serve("--mine=1", program=(sys.executable, str(program)))
     hold_the_program(server)
@@ -143,7 +141,7 @@ def test_the_program_serves_with_container_arguments(
 
 
 def free_port() -> int:
-    """A port where nobody listens."""
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -156,8 +154,8 @@ class Unconfigured(Server):
         self.arguments = list(program)
 
 
-def test_the_program_serves_with_environment_variables(program: Path) -> None:
-    """`KSERVE_HTTP_PORT` and its like configure it where there are no arguments."""
+def test_program_serves_with_environment_variables(program: Path) -> None:
+    """Without arguments `KSERVE_HTTP_PORT` and similar variables configure it."""
     http_port, grpc_port = free_port(), free_port()
     environment = {
         "KSERVE_HTTP_PORT": str(http_port),
@@ -171,7 +169,7 @@ def test_the_program_serves_with_environment_variables(program: Path) -> None:
 
 
 def imported(program: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Import the program in a process with arguments that no server would take."""
+    """Import the program in a process with arguments that no server would accept."""
     strange = ["--http_port=none", "--model", "x", "--workers", "many", "--help"]
     return subprocess.run(
         [sys.executable, "-c", code, *strange],
@@ -184,7 +182,7 @@ def imported(program: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_the_program_reads_no_arguments(program: Path) -> None:
-    """The module can be imported by any other program, whatever its arguments are.
+    """Any other program can import the module, whatever its arguments are.
 
     KServe parses `sys.argv` when it is imported; here it never sees it.
     """
@@ -200,7 +198,7 @@ def test_importing_the_program_reads_no_arguments(program: Path) -> None:
 
 
 def test_importing_the_program_starts_nothing(program: Path) -> None:
-    """No thread, no socket and no log line comes of an import."""
+    """An import starts no thread, opens no socket and logs nothing."""
     code = (
         "import os, threading; import my_program; "
         "sockets = [f for f in os.listdir('/proc/self/fd') "
@@ -215,8 +213,8 @@ def test_importing_the_program_starts_nothing(program: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["port", "option"])
-def test_a_configuration_fault_is_one_clear_line(program: Path, what: str) -> None:
-    """A program of the user's own ends as the command does: exit 2 and the option."""
+def test_configuration_fault_is_one_clear_line(program: Path, what: str) -> None:
+    """A user's program exits as the command does: with 2 and the option's name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1] if what == "port" else "none"
         command = [sys.executable, str(program), f"--http_port={port}"]
@@ -227,18 +225,18 @@ def test_a_configuration_fault_is_one_clear_line(program: Path, what: str) -> No
     assert 1 == sum(option in line for line in done.stderr.splitlines())
 
 
-def test_a_program_need_not_load_its_model(serve: Serve, tmp_path: Path) -> None:
-    """A model that nobody loaded is loaded once the server listens."""
+def test_program_need_not_load_its_model(serve: Serve, tmp_path: Path) -> None:
+    """A model that the program did not load is loaded once the server listens."""
     path = tmp_path / "my_program.py"
     path.write_text(COPY.replace("    model.load()\n", ""))
     server = serve(program=(sys.executable, str(path))).wait_until_ready()
     assert [200, "OK"] == [r.status for r in infer_both(server, "my_model", ONE)]
 
 
-def test_a_program_serves_a_model_that_does_not_load(
+def test_program_serves_a_model_that_fails_to_load(
     serve: Serve, tmp_path: Path
 ) -> None:
-    """A failed load() leaves the model unavailable, and probes are told why."""
+    """A failed load() leaves the model unavailable, and probes get the reason."""
     path = tmp_path / "my_program.py"
     path.write_text(COPY.replace("return True", "raise OSError('no weights here')"))
     server = serve(program=(sys.executable, str(path)))

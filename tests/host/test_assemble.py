@@ -1,4 +1,4 @@
-"""One reading of the options, for each command, each program and each reload."""
+"""The options are read once by each command and program, and once by each reload."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ECHO = "--handlers=echo=fakes:Echo"
 
 
 def reads(number: int, of_arguments: int | None = None) -> str:
-    """What a process that has read so often prints in the end."""
+    """Return the last line of a process that has read the options this often."""
     counts = {
         "from_arguments": number if of_arguments is None else of_arguments,
         "from_environment": number,
@@ -32,10 +32,10 @@ def reads(number: int, of_arguments: int | None = None) -> str:
 @pytest.mark.parametrize(
     ("command", "of_arguments"), [("list", 1), ("check", 1), ("manifest", 2)]
 )
-def test_a_command_reads_the_options_once(command: str, of_arguments: int) -> None:
-    """Arguments, environment and properties are read once in the whole process.
+def test_command_reads_the_options_once(command: str, of_arguments: int) -> None:
+    """A process reads arguments, environment and properties once.
 
-    `manifest` reads its own options from the arguments that are left over.
+    `manifest` also parses the arguments that are left over for its own options.
     """
     done = run(*COUNTED, "oip-host", command, ECHO)
     assert (0, reads(1, of_arguments)) == (
@@ -45,7 +45,7 @@ def test_a_command_reads_the_options_once(command: str, of_arguments: int) -> No
 
 
 def test_serve_reads_the_options_once(serve: Serve) -> None:
-    """A request to read them again is the only other reading."""
+    """Only a reload reads them again."""
     server = serve(ECHO, program=(*COUNTED, "oip-host", "serve")).wait_until_ready()
     server.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "reloaded: no option has changed" in server.log, "the reload")
@@ -54,7 +54,7 @@ def test_serve_reads_the_options_once(serve: Serve) -> None:
 
 
 def test_each_worker_reads_the_options_once(serve: Serve, tmp_path: Path) -> None:
-    """So do the supervisor and every process that it starts, with properties too."""
+    """The supervisor and each worker read the options once, properties included."""
     (tmp_path / "oip.properties").write_text("oip_max_connections=99\n")
     server = serve(
         ECHO,
@@ -78,10 +78,10 @@ def test_each_worker_reads_the_options_once(serve: Serve, tmp_path: Path) -> Non
     ],
     ids=["start_server", "ModelServer"],
 )
-def test_a_program_reads_the_options_once(
+def test_program_reads_the_options_once(
     serve: Serve, tmp_path: Path, start: str
 ) -> None:
-    """What the program sets itself is part of that reading, and of a later one."""
+    """The options that the program sets are part of that reading and of each reload."""
     file = tmp_path / "program.py"
     file.write_text(
         "from pathlib import Path\n"
@@ -96,8 +96,8 @@ def test_a_program_reads_the_options_once(
     assert server.log.rstrip().endswith(reads(2))
 
 
-def test_a_wrong_option_of_a_program_is_a_fault(tmp_path: Path) -> None:
-    """It names the option as the program has it."""
+def test_invalid_option_of_a_program_is_a_fault(tmp_path: Path) -> None:
+    """The error names the option as the program spells it."""
     file = tmp_path / "program.py"
     file.write_text(
         "from oip_host import ModelServer\nModelServer(http_port=-1).start([])\n"
@@ -107,8 +107,8 @@ def test_a_wrong_option_of_a_program_is_a_fault(tmp_path: Path) -> None:
     assert "http_port in the program: found -1, expected greater than" in done.stderr
 
 
-def test_a_fresh_clone_serves_without_a_warning(serve: Serve) -> None:
-    """`make serve` says at INFO which installed handlers lack settings, and no more."""
+def test_fresh_clone_serves_without_a_warning(serve: Serve) -> None:
+    """`make serve` logs at INFO which installed handlers lack settings."""
     server = serve().wait_until_ready()
     wait_for(lambda: "Try: curl" in server.log, "the table of models")
     assert 0 == server.stop()

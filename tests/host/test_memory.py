@@ -49,7 +49,7 @@ only_glibc = pytest.mark.skipif(not is_glibc(), reason="mallopt is glibc's")
 
 
 def rounds(most_bytes: int, env: dict[str, str] | None = None) -> Any:
-    """What a fresh process tells of its page faults."""
+    """Return the page faults that a new process reports."""
     plain = {"NUMPY_MADVISE_HUGEPAGE": "0", **(env or {})}
     done = run(sys.executable, "-c", ROUNDS, str(most_bytes), env=plain)
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def rounds(most_bytes: int, env: dict[str, str] | None = None) -> Any:
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment in which nobody has thought about the allocator."""
+    """An environment without variables of the allocator."""
     for name in os.environ:
         if name.startswith("MALLOC_"):
             monkeypatch.delenv(name)
@@ -66,8 +66,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @only_glibc
 @pytest.mark.usefixtures("quiet")
-def test_the_memory_of_a_tensor_is_there_for_the_next() -> None:
-    """A server that allocates the same again and again has no page faults for it."""
+def test_freed_memory_is_reused_without_page_faults() -> None:
+    """Repeated allocations of one size cause no page faults after the first rounds."""
     kept, _, late = rounds(256 * MIB)
     assert kept is True
     assert late < PAGES / 100
@@ -75,8 +75,8 @@ def test_the_memory_of_a_tensor_is_there_for_the_next() -> None:
 
 @only_glibc
 @pytest.mark.usefixtures("quiet")
-def test_without_it_every_tensor_is_fetched_anew() -> None:
-    """0 leaves glibc as it is: then each page of each tensor is a fault."""
+def test_limit_of_zero_leaves_glibc_unchanged() -> None:
+    """With 0 each page of each tensor is a page fault, as in glibc by default."""
     kept, least, _ = rounds(0)
     assert kept is False
     assert least > PAGES / 2
@@ -84,15 +84,15 @@ def test_without_it_every_tensor_is_fetched_anew() -> None:
 
 @only_glibc
 @pytest.mark.usefixtures("quiet")
-def test_a_variable_of_the_allocator_stands() -> None:
-    """Who sets a `MALLOC_…` variable has decided."""
+def test_malloc_variable_takes_precedence() -> None:
+    """With a `MALLOC_…` variable in the environment the host changes nothing."""
     kept, least, _ = rounds(256 * MIB, {"MALLOC_ARENA_MAX": "2"})
     assert kept is False
     assert least > PAGES / 2
 
 
 class Library:
-    """A C library that notes what is asked of its mallopt."""
+    """A C library that records the calls of its mallopt."""
 
     def __init__(self, answer: int = 1) -> None:
         self.asked: list[tuple[int, int]] = []
@@ -107,12 +107,12 @@ class Library:
 def load(
     quiet: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[..., Any]], None]:
-    """Have `ctypes` load another C library."""
+    """Make `ctypes` load another C library."""
     return lambda loaded: monkeypatch.setattr(ctypes, "CDLL", loaded)
 
 
-def test_another_c_library_is_left_alone(load: Callable[..., None]) -> None:
-    """musl and macOS have no mallopt, and Windows no library of that kind."""
+def test_other_c_libraries_are_left_alone(load: Callable[..., None]) -> None:
+    """musl and macOS have no mallopt, and Windows has no C library of this kind."""
 
     def none(name: None) -> Any:
         raise OSError("no such library")
@@ -123,8 +123,8 @@ def test_another_c_library_is_left_alone(load: Callable[..., None]) -> None:
     assert memory.keep_large_blocks(MIB) is False
 
 
-def test_a_refusal_is_told(load: Callable[..., None]) -> None:
-    """glibc answers 0 to a parameter that it does not take."""
+def test_refusal_of_mallopt_returns_false(load: Callable[..., None]) -> None:
+    """glibc returns 0 for a parameter that it does not accept."""
     load(lambda name: Library(answer=0))
     assert memory.keep_large_blocks(MIB) is False
 
@@ -134,10 +134,10 @@ def test_a_refusal_is_told(load: Callable[..., None]) -> None:
     [1, 4096, MIB, 256 * MIB, LARGEST_INT, 2**31, 2**32, 2**40, 2**70],
     ids="{:,}".format,
 )
-def test_every_size_is_one_that_glibc_takes(
+def test_every_size_is_valid_for_glibc(
     load: Callable[..., None], most_bytes: int
 ) -> None:
-    """No setting overflows, and no small one makes a mapping of every small block."""
+    """No size overflows, and a small one does not make every small block a mapping."""
     library = Library()
     load(lambda name: library)
     assert memory.keep_large_blocks(most_bytes) is True
@@ -148,10 +148,10 @@ def test_every_size_is_one_that_glibc_takes(
     assert 128 << 10 <= asked[-3] <= 32 * MIB
 
 
-def test_what_is_there_is_not_collected_again() -> None:
-    """After the start the collector passes over all that was loaded, and comes seldom.
+def test_frozen_objects_are_not_collected_again() -> None:
+    """After the start the collector ignores all loaded objects and runs rarely.
 
-    What comes after is collected as ever.
+    Later objects are collected as usual.
     """
     program = """
 import gc, json, weakref

@@ -1,4 +1,4 @@
-"""Options that change while the host runs: noticed, told, and held at once."""
+"""Options that change while the host runs: detected, logged and applied at once."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Properties:
 
 @pytest.fixture
 def properties(tmp_path: Path) -> Properties:
-    """A file without an option."""
+    """A properties file without options."""
     return Properties(tmp_path)
 
 
 def wait_for_log(server: Server, *texts: str) -> None:
-    """Wait until the log has all of these."""
+    """Wait until the log has all of these texts."""
 
     def missing() -> list[str]:
         return [text for text in texts if text not in server.log]
@@ -70,10 +70,8 @@ def wait_for_log(server: Server, *texts: str) -> None:
 # -- a host that serves -------------------------------------------------------
 
 
-def test_what_may_change_holds_at_once_and_is_told(
-    properties: Properties, serve: Serve
-) -> None:
-    """New limits hold from the next request on, also where a connection is open."""
+def test_reloadable_options_apply_at_once(properties: Properties, serve: Serve) -> None:
+    """New limits are logged and apply to the next request on an open connection."""
     server = serve(
         "--handlers=slow=fakes:Slow", "--header_timeout_s=7", env=properties.env
     )
@@ -97,18 +95,16 @@ def test_what_may_change_holds_at_once_and_is_told(
             "kserve_max_threads: 4 -> 9 (kserve_max_threads in oip.properties)",
             f"{NEXT_START}kserve_max_threads\n",
         )
-        # the log tells it first; what held before would hold for ever
+        # the log comes first; without a reload the old limit would stay for ever
         body = request([0.0] * 1000, [1000])
         wait_for(lambda: infer_rest(server, "slow", body).status == 413, "413")
         assert 431 == client.get("/v2", headers=large).status_code
     assert 504 == infer_rest(server, "slow", request([2.0], [1])).status
-    assert "oip_header_timeout_s:" not in server.log  # an argument goes before it
+    assert "oip_header_timeout_s:" not in server.log  # an argument takes precedence
 
 
-def test_a_config_map_is_followed_as_kubernetes_changes_it(
-    tmp_path: Path, serve: Serve
-) -> None:
-    """The files of a ConfigMap change as one link to their directory is turned."""
+def test_update_of_a_config_map_is_detected(tmp_path: Path, serve: Serve) -> None:
+    """Kubernetes updates a ConfigMap by replacing one link to a directory."""
 
     def version(number: int, *lines: str) -> None:
         made = tmp_path / f"..2026_0{number}"
@@ -129,10 +125,10 @@ def _in(directory: Path) -> Properties:
     return Properties(directory)
 
 
-def test_with_a_fault_anywhere_every_option_stays_as_it_is(
+def test_reload_with_a_fault_changes_no_option(
     properties: Properties, serve: Serve
 ) -> None:
-    """All or nothing: what is good beside a fault waits until that is gone."""
+    """All or nothing: valid changes wait until the invalid ones are corrected."""
     properties.write("oip_max_body_bytes=2000")
     server = serve("--handlers=echo=fakes:Echo", env=properties.env).wait_until_ready()
     good = ("oip_max_body_bytes=100", "models.echo.max_queue=6")
@@ -151,8 +147,8 @@ def test_with_a_fault_anywhere_every_option_stays_as_it_is(
     wait_for_log(server, "oip_max_body_bytes: 2000 -> 100 ", "max_queue: 256 -> 6 ")
 
 
-def test_a_hangup_has_the_options_read_again(serve: Serve) -> None:
-    """SIGHUP ends nothing, and is answered in the log, also without any properties."""
+def test_sighup_reads_the_options_again(serve: Serve) -> None:
+    """SIGHUP stops nothing and is logged, even if no properties are in use."""
     server = serve("--handlers=echo=fakes:Echo").wait_until_ready()
     server.process.send_signal(signal.SIGHUP)
     wait_for_log(server, "reloaded: no option has changed")
@@ -160,8 +156,8 @@ def test_a_hangup_has_the_options_read_again(serve: Serve) -> None:
     assert 0 == server.stop()
 
 
-def test_a_hangup_of_the_terminal_ends_the_host() -> None:
-    """Where a person's terminal was closed, SIGHUP means what it always meant."""
+def test_sighup_of_a_closed_terminal_stops_the_host() -> None:
+    """If the host's terminal was closed, SIGHUP stops the host as usual."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
         [COMMAND, "serve", "--handlers=fakes:Echo", "--http_port=0", "--grpc_port=0",
@@ -184,10 +180,8 @@ def test_a_hangup_of_the_terminal_ends_the_host() -> None:
 
 
 @pytest.mark.slow
-def test_every_worker_takes_up_what_changes(
-    properties: Properties, serve: Serve
-) -> None:
-    """One file and one SIGHUP are for all workers, and none of them ends."""
+def test_every_worker_applies_a_reload(properties: Properties, serve: Serve) -> None:
+    """A changed file or a SIGHUP reloads all workers and stops none of them."""
     server = serve("--handlers=echo=fakes:Echo", "--workers=2", env=properties.env)
     server.wait_until_ready()
     wait_for(lambda: server.log.count("is READY") == 2, "both workers")
@@ -200,10 +194,10 @@ def test_every_worker_takes_up_what_changes(
     assert "starting another one" not in server.log
 
 
-def test_a_model_that_is_loaded_anew_keeps_what_changed(
+def test_reloaded_model_has_the_current_options(
     properties: Properties, serve: Serve
 ) -> None:
-    """A reload of the model has the options of now, not those of the start."""
+    """A model that is loaded again has the current options, not those of the start."""
     server = serve(
         "--handlers=slow=fakes:Slow", "--model_control=explicit", env=properties.env
     )
@@ -219,7 +213,7 @@ def test_a_model_that_is_loaded_anew_keeps_what_changed(
 
 
 class Guarded(Echo):
-    """Has a setting that nobody may see."""
+    """A handler with a secret setting."""
 
     class Settings(BaseModel):
         door: SecretStr = SecretStr("shut")
@@ -242,7 +236,7 @@ def differing(
     after: dict[str, str],
     arguments: Sequence[str] = (),
 ) -> ReloadPlan:
-    """The plan where the properties of the model `a` change."""
+    """Return the plan for a change of the properties of the model `a`."""
     configuration, faults = levels.read(arguments, properties=before or {"#": ""})
     assert not faults
     entry = HandlerEntry("guarded", "x:Guarded", lambda: Guarded)
@@ -254,7 +248,7 @@ def differing(
     return plan_reload(configuration, started.models)
 
 
-def test_a_secret_is_told_without_its_value(levels: Levels) -> None:
+def test_secret_is_logged_without_its_value(levels: Levels) -> None:
     """Neither the old nor the new value of a secret is shown."""
     found = differing(
         levels,
@@ -267,16 +261,16 @@ def test_a_secret_is_told_without_its_value(levels: Levels) -> None:
     assert [False, False] == [each.at_once for each in found.changes]
 
 
-def test_an_option_that_is_no_longer_set_has_its_default_again(levels: Levels) -> None:
-    """A line that is taken out of the file is a change too."""
+def test_removed_option_returns_to_its_default(levels: Levels) -> None:
+    """Removing a line from the file is a change too."""
     found = differing(levels, {"oip_max_connections": "7"}, {"oip_bind": "0.0.0.0"})
     (only,) = found.changes
     assert "oip_max_connections: 7 -> 1000 (default)" == str(only)
     assert 1000 == found.configuration.settings.oip_max_connections
 
 
-def test_what_cannot_change_stays_in_effect(levels: Levels) -> None:
-    """The options from then on are the new ones that may change, and else the old."""
+def test_options_that_cannot_be_reloaded_stay_in_effect(levels: Levels) -> None:
+    """The plan has the new values of reloadable options and the old ones otherwise."""
     found = differing(
         levels,
         {"models.a.max_concurrency": "2", "oip_model_control": "none"},
@@ -300,10 +294,10 @@ def test_what_cannot_change_stays_in_effect(levels: Levels) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "at_once"), [(4, 8, True), (1, 8, False), (8, 1, False)]
 )
-def test_batches_change_their_size_but_are_not_begun_or_ended(
+def test_reload_resizes_batches_but_does_not_toggle_them(
     levels: Levels, before: int, after: int, at_once: bool
 ) -> None:
-    """`max_batch_size` may change where there are batches before and after."""
+    """`max_batch_size` is reloadable if there are batches both before and after."""
     name = "models.a.max_batch_size"
     found = differing(levels, {name: str(before)}, {name: str(after)})
     assert [(name, at_once)] == [(c.option, c.at_once) for c in found.changes]
@@ -311,8 +305,8 @@ def test_batches_change_their_size_but_are_not_begun_or_ended(
     assert (after if at_once else before) == options.max_batch_size
 
 
-def test_every_fault_is_found_at_once(levels: Levels) -> None:
-    """Those of the server, of a model, of its handler's settings and the selection."""
+def test_all_faults_are_reported_at_once(levels: Levels) -> None:
+    """Faults of the server, a model, its settings and the selection are one error."""
     with pytest.raises(ConfigurationError) as error:
         differing(
             levels,
@@ -329,8 +323,8 @@ def test_every_fault_is_found_at_once(levels: Levels) -> None:
     assert [name for name in names if name not in told] == []
 
 
-def test_the_options_that_may_change_are_listed() -> None:
-    """The page tells of those that are marked where they are declared."""
+def test_docs_list_the_reloadable_options() -> None:
+    """The page lists the options that are declared as reloadable, and no others."""
     of_models = {f"models.<name>.{name}" for name in reloadable_options(ModelOptions)}
     rows = tables("configuration.md")["option that may change|takes effect"]
     listed = [name for row in rows for name in quoted(row[0])]
@@ -340,8 +334,8 @@ def test_the_options_that_may_change_are_listed() -> None:
 # -- parts --------------------------------------------------------------------
 
 
-async def test_batches_have_the_size_of_now() -> None:
-    """A model that runs makes its next batch by its new options."""
+async def test_next_batch_has_the_new_size() -> None:
+    """A running model forms its next batch with its new options."""
     sizes: list[int] = []
 
     class Sizes(Echo):
@@ -364,8 +358,8 @@ async def test_batches_have_the_size_of_now() -> None:
     await model.unload_handler()
 
 
-async def test_a_successor_has_the_options_of_the_one_that_it_replaces() -> None:
-    """Options that change while a model is loaded anew are not lost."""
+async def test_successor_takes_over_changed_options() -> None:
+    """Options that change while a model reloads are not lost."""
     model = AissembleOIPKServe("a", Echo)
     successor = model.copy_unloaded()
     assert successor is not None
@@ -376,28 +370,28 @@ async def test_a_successor_has_the_options_of_the_one_that_it_replaces() -> None
 
 @pytest.fixture
 def no_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system on which nobody tells of changes."""
+    """A file system that sends no events."""
     monkeypatch.setattr(watch, "_observe", lambda *_: nullcontext())
     monkeypatch.setattr(watch, "CHECK_EVERY_S", 0.02)
 
 
-async def test_a_change_without_an_event_is_found_by_looking(
+async def test_change_without_an_event_is_detected(
     properties: Properties, monkeypatch: pytest.MonkeyPatch, no_events: None
 ) -> None:
-    """On a file system without events the content is looked at now and then."""
+    """On a file system without events the content is checked periodically."""
     monkeypatch.setenv("KRAUSENING_BASE", properties.env["KRAUSENING_BASE"])
     async with aclosing(watch.PropertyWatcher().watch()) as reasons:
-        assert not await anext(reasons)  # what there is at first
+        assert not await anext(reasons)  # the content at the start
         properties.write("oip_log_level=debug")
         assert not await asyncio.wait_for(anext(reasons), DEADLINE_S)
-        with pytest.raises(asyncio.TimeoutError):  # and then all is as it was
+        with pytest.raises(asyncio.TimeoutError):  # then nothing changes
             await asyncio.wait_for(anext(reasons), 0.2)
 
 
-async def test_a_directory_that_nobody_can_observe_is_looked_at(
+async def test_unobservable_directory_is_checked_periodically(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without inotify there is a warning, and the look now and then."""
+    """Without inotify the host logs a warning and checks the content periodically."""
     monkeypatch.setenv("KRAUSENING_BASE", str(tmp_path / "later"))
     monkeypatch.setattr(watch, "CHECK_EVERY_S", 0.02)
     async with aclosing(watch.PropertyWatcher().watch()) as reasons:
@@ -408,14 +402,14 @@ async def test_a_directory_that_nobody_can_observe_is_looked_at(
     assert "checking them every 0.02 s instead: " in caplog.text
 
 
-async def test_the_supervisor_has_the_patience_that_workers_need(
+async def test_supervisor_follows_the_grace_period(
     levels: Levels,
 ) -> None:
-    """Workers with a longer grace period are not killed within it."""
+    """The supervisor does not kill workers within a grace period that was extended."""
     configuration, _ = levels.read(properties={"oip_drain_delay_s": "0"})
     levels.properties({"oip_drain_delay_s": "3", "oip_grace_period_s": "100"})
     supervisor = Supervisor(configuration, {"kserve_http_port": 1}, str(levels))
     following = asyncio.create_task(supervisor._follow_options())
-    while supervisor._stop_timeout_s < 103 + MARGIN_S:  # noqa: ASYNC110  # it tells nobody
+    while supervisor._stop_timeout_s < 103 + MARGIN_S:  # noqa: ASYNC110  # it has no event
         await asyncio.sleep(0.01)
     following.cancel()

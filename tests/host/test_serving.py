@@ -1,4 +1,4 @@
-"""One host, several models, both protocols, as a user meets them."""
+"""One host with several models on both protocols, as a user meets it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ READY = "/v2/health/ready"
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Server]:
-    """Healthy models; the tests that share it leave it as it was."""
+    """A server with healthy models, which tests share and must not change."""
     models = [
         "echo=fakes:Echo",
         "lists=fakes:Lists",
@@ -87,7 +87,7 @@ def not_ready(name: str, reason: str, version: str = "1") -> str:
 
 @pytest.fixture(scope="module")
 def broken() -> Iterator[Server]:
-    """One good model among many that do not load."""
+    """A server with one good model among many that do not load."""
     selection = [f"{name}={handler}" for name, (handler, _) in BROKEN.items()]
     selection += ["good=fakes:Echo", "ill=fakes:NotHealthy", "spare=fakes:LoadFalse?"]
     selection += ["two@1=fakes:Tells", "two@2=fakes:LoadFalse?"]
@@ -105,7 +105,7 @@ def gates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gated(gates: Path) -> Iterator[Server]:
-    """Models whose answers the tests hold back; each test has models of its own."""
+    """A server whose models hold their answers, with separate models for each test."""
     options = {
         "narrow.max_queue": 1,
         "wide.max_concurrency": 2,
@@ -124,7 +124,7 @@ def gated(gates: Path) -> Iterator[Server]:
 
 
 class Gate:
-    """A named request that is held in its handler until it may go on."""
+    """A named request that its handler holds until the test opens the gate."""
 
     def __init__(self, gates: Path, name: str) -> None:
         self.request = request([name], [1], "BYTES")
@@ -144,13 +144,13 @@ class Gate:
 
 @pytest.fixture
 def background() -> Iterator[Callable[..., Future[Reply]]]:
-    """Send a request from a thread of its own."""
+    """Send a request from a separate thread."""
     with ThreadPoolExecutor(16) as pool:
         yield pool.submit
 
 
 def refused(held: list[Future[Reply]]) -> list[Reply]:
-    """The replies that are there already, while the handlers are held at the gate."""
+    """Return the replies that arrive while the handlers are held."""
     return [reply.result() for reply in held if reply.done()]
 
 
@@ -183,7 +183,7 @@ def test_two_models_answer_side_by_side(host: Server) -> None:
 def test_both_protocols_give_the_same_answer(
     host: Server, data: list[Any], shape: list[int], datatype: str
 ) -> None:
-    """REST and gRPC answer one request alike, element by element."""
+    """REST and gRPC give the same answer to a request, element by element."""
     expected = {
         "model_name": "echo",
         "model_version": "1",
@@ -201,14 +201,14 @@ def test_input_accepts_integers_as_floats_and_nested_data(host: Server) -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"id": "request-7"}], ids=["none", "given"])
-def test_an_id_is_echoed_and_not_demanded(host: Server, given: dict[str, str]) -> None:
-    """The answer has the request's id, and none where the request has none."""
+def test_id_is_optional_and_returned(host: Server, given: dict[str, str]) -> None:
+    """The answer has the request's id, or no id if the request has none."""
     for reply in infer_both(host, "echo", {**ONE, **given}):
         assert given.get("id") == reply.document.get("id")
 
 
-def test_parameters_reach_the_handler_and_come_back(host: Server) -> None:
-    """Parameters of the request, of inputs and of outputs have any plain type."""
+def test_parameters_reach_the_handler_and_the_client(host: Server) -> None:
+    """Parameters of requests, inputs and outputs may be of any plain type."""
     given = {"flag": True, "count": 3, "share": 0.25, "text": "ü"}
     asked: dict[str, Any] = request([1.0], [1], parameters=given)
     asked["inputs"][0]["parameters"] = {"content_type": "np", "scale": 0.5}
@@ -220,10 +220,10 @@ def test_parameters_reach_the_handler_and_come_back(host: Server) -> None:
 
 
 @pytest.mark.parametrize("wanted", [["a"], ["b", "a"]], ids=["one", "reordered"])
-def test_requested_outputs_come_alone_and_in_that_order(
+def test_only_requested_outputs_return_in_order(
     host: Server, wanted: list[str]
 ) -> None:
-    """A request that names outputs gets these, as it orders them."""
+    """A request that names outputs gets only those, in its order."""
     asked = {
         "inputs": [tensor([1.0], [1], name=name) for name in ("a", "b", "c")],
         "outputs": [{"name": name} for name in wanted],
@@ -237,23 +237,23 @@ def test_requested_outputs_come_alone_and_in_that_order(
     [(None, "10"), ("1", "1"), ("2", "2"), ("10", "10")],
     ids=["newest", "first", "second", "tenth"],
 )
-def test_a_version_is_asked_for_by_url_or_field(
+def test_version_is_chosen_by_url_or_field(
     host: Server, asked: str | None, expected: str
 ) -> None:
-    """Each version answers for itself, and the newest by number where none is named."""
+    """Each version answers for itself; by default the highest number answers."""
     for reply in infer_both(host, "many", ONE, asked):
         assert expected == reply.document["model_version"]
         assert "many" == reply.document["parameters"]["name"]
         assert expected == reply.document["parameters"]["version"]
 
 
-def test_an_async_handler_runs_on_a_loop_of_its_own(host: Server) -> None:
+def test_async_handler_runs_on_its_own_loop(host: Server) -> None:
     """Coroutine functions run off the server's loop, in the model's lane."""
     for reply in infer_both(host, "async", ONE):
         assert "lane-async" == reply.document["parameters"]["thread"]
 
 
-def test_an_async_handler_takes_several_requests_at_once(
+def test_async_handler_runs_requests_concurrently(
     host: Server, background: Callable[..., Future[Reply]]
 ) -> None:
     """Requests that wait in an async handler do not wait for each other."""
@@ -261,13 +261,13 @@ def test_an_async_handler_takes_several_requests_at_once(
     assert [200] * 3 == [reply.result().status for reply in asked]
 
 
-def test_a_factory_serves_as_an_entry_point(host: Server) -> None:
-    """A function that makes a handler is as good as its class."""
+def test_factory_serves_as_an_entry_point(host: Server) -> None:
+    """A function that returns a handler can be used in place of a class."""
     assert 200 == infer_rest(host, "made", ONE).status
 
 
-def test_a_handler_gets_its_settings(host: Server) -> None:
-    """Options under models.<name>.settings arrive, typed, in the handler."""
+def test_handler_gets_its_settings(host: Server) -> None:
+    """Options under models.<name>.settings reach the handler with their types."""
     expected = {"path": "/somewhere", "scale": 2.5, "labels": "a,b", "version": "1"}
     for reply in infer_both(host, "configured", ONE):
         assert expected == reply.document["parameters"]
@@ -276,15 +276,15 @@ def test_a_handler_gets_its_settings(host: Server) -> None:
 # -- health, metadata and the other routes ------------------------------------
 
 
-def test_the_server_is_live_and_ready(host: Server) -> None:
-    """Both health answers hold on both protocols."""
+def test_server_is_live_and_ready(host: Server) -> None:
+    """Both protocols report liveness and readiness."""
     assert {"live": True} == host.get("/v2/health/live").json()
     assert {"ready": True} == host.get(READY).json()
     assert rpc(host, "ServerLive").live is True
     assert rpc(host, "ServerReady").ready is True
 
 
-def test_the_server_describes_itself_alike_on_both_protocols(host: Server) -> None:
+def test_server_metadata_are_the_same_on_both_protocols(host: Server) -> None:
     """The server's metadata has its name, its version and its extensions."""
     document = host.get("/v2").json()
     assert "oip-host" == document["name"]
@@ -299,7 +299,7 @@ def test_the_server_describes_itself_alike_on_both_protocols(host: Server) -> No
 
 
 @pytest.mark.parametrize("asked", [None, "2"], ids=["newest", "named"])
-def test_a_model_describes_itself_alike_on_both_protocols(
+def test_model_metadata_are_the_same_on_both_protocols(
     host: Server, asked: str | None
 ) -> None:
     """A model's metadata has its served name, all its versions and its tensors."""
@@ -322,8 +322,8 @@ def test_a_model_describes_itself_alike_on_both_protocols(
         assert tensor == {**shown, "shape": list(found.shape)}
 
 
-def test_a_model_without_metadata_serves_and_says_so(host: Server) -> None:
-    """A handler whose model_metadata fails still infers; asking for it tells why."""
+def test_model_without_metadata_still_serves(host: Server) -> None:
+    """A handler whose model_metadata fails still infers; its metadata are an error."""
     text = "there is nothing to describe"
     answer = host.get("/v2/models/undescribed")
     assert (501, {"error": text}) == (answer.status_code, answer.json())
@@ -333,8 +333,8 @@ def test_a_model_without_metadata_serves_and_says_so(host: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/versions/2"], ids=["newest", "named"])
-def test_a_model_is_ready(host: Server, path: str) -> None:
-    """A model's readiness is asked for with and without its version."""
+def test_model_is_ready(host: Server, path: str) -> None:
+    """A model's readiness is available with and without its version."""
     answer = host.get(f"/v2/models/many{path}/ready")
     assert (200, {"name": "many", "ready": True}) == (answer.status_code, answer.json())
     wire = message("ModelReadyRequest")(name="many", version=path[-1:])
@@ -348,10 +348,10 @@ def test_models_are_listed_once_by_name(host: Server, path: str) -> None:
     assert names.split() == host.get(path).json()["models"]
 
 
-def test_the_metrics_count_each_outcome(host: Server) -> None:
-    """Prometheus finds the requests of a model by protocol and outcome, and its state.
+def test_metrics_count_each_outcome(host: Server) -> None:
+    """The metrics count a model's requests by protocol and outcome and show its state.
 
-    KServe's own histogram of the model is there too.
+    They include KServe's own histogram of the model.
     """
     infer_both(host, "made", ONE)
     infer_both(host, "made", request([1.0], [2]))
@@ -377,14 +377,14 @@ def test_the_metrics_count_each_outcome(host: Server) -> None:
         assert values[f"{name}_seconds_count"] >= 2
 
 
-def test_the_documentation_page_is_off(host: Server) -> None:
-    """Nobody gets Swagger UI who has not asked for it."""
+def test_swagger_ui_is_off_by_default(host: Server) -> None:
+    """Without enable_docs_url there is no Swagger UI."""
     answer = host.get("/docs")
     assert (404, ["error"]) == (answer.status_code, list(answer.json()))
 
 
-def test_the_documentation_page_can_be_had(serve: Serve) -> None:
-    """With enable_docs_url there is a page, and the description that it reads."""
+def test_swagger_ui_can_be_enabled(serve: Serve) -> None:
+    """With enable_docs_url there are the page and the OpenAPI document."""
     server = serve("--handlers=fakes:Echo", "--enable_docs_url=true")
     page = server.get("/docs")
     assert 200 == page.status_code
@@ -419,10 +419,10 @@ def test_the_documentation_page_can_be_had(serve: Serve) -> None:
         pytest.param("POST", "/v1/models", 405, id="post v1 list"),
     ],
 )
-def test_a_route_that_is_not_there_is_told_as_an_error(
+def test_unknown_route_is_an_error_document(
     host: Server, method: str, path: str, status: int
 ) -> None:
-    """Every refusal is `{"error": …}`, with the status that HTTP has for it."""
+    """Every refusal is `{"error": …}` with the HTTP status that fits."""
     connection = http.client.HTTPConnection("127.0.0.1", host.http_port, timeout=30)
     try:
         connection.request(method, path, body=json.dumps(ONE))
@@ -444,10 +444,10 @@ def test_a_route_that_is_not_there_is_told_as_an_error(
     ],
     ids=["model", "model and version", "version"],
 )
-def test_an_unknown_model_is_not_found(
+def test_unknown_model_is_not_found(
     host: Server, model: str, version: str | None, text: str
 ) -> None:
-    """An unknown model or version is told alike over both protocols."""
+    """An unknown model or version gives the same error on both protocols."""
     rest, grpc = infer_both(host, model, ONE, version)
     assert (404, text) == (rest.status, rest.error)
     assert ("NOT_FOUND", text) == (grpc.status, grpc.error)
@@ -456,8 +456,8 @@ def test_an_unknown_model_is_not_found(
         assert ("NOT_FOUND", text) == rpc_error(host, method, wire)
 
 
-def test_which_model_is_asked_comes_before_what_is_asked(host: Server) -> None:
-    """A request that is wrong in both ways gets the same answer on both protocols."""
+def test_unknown_model_comes_before_an_invalid_tensor(host: Server) -> None:
+    """A request with both mistakes gets the same answer on both protocols."""
     rest, grpc = infer_both(host, "nobody", request([1.0], [1], "FP33"))
     assert (404, "NOT_FOUND") == (rest.status, grpc.status)
     assert rest.error == grpc.error
@@ -532,8 +532,10 @@ X: dict[str, Any] = tensor([1.0], [1])
         ),
     ],
 )
-def test_a_wrong_body_is_refused_by_name(host: Server, body: Any, text: str) -> None:
-    """What is no request is answered 400, with the place where it is wrong."""
+def test_invalid_body_is_refused_with_its_place(
+    host: Server, body: Any, text: str
+) -> None:
+    """An invalid request is a 400 that names the invalid place."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = host.post("/v2/models/echo/infer", content=content)
     assert 400 == answer.status_code
@@ -587,17 +589,17 @@ def test_a_wrong_body_is_refused_by_name(host: Server, body: Any, text: str) -> 
         ),
     ],
 )
-def test_a_wrong_tensor_gets_the_same_text_on_both_protocols(
+def test_invalid_tensor_has_one_text_on_both_protocols(
     host: Server, asked: Any, text: str
 ) -> None:
-    """What is wrong with a request does not depend on how it came."""
+    """An invalid request gets the same error text on each protocol."""
     rest, grpc = infer_both(host, "echo", asked)
     assert (400, text) == (rest.status, rest.error)
     assert ("INVALID_ARGUMENT", text) == (grpc.status, grpc.error)
 
 
 def with_binary(size: Any, datatype: str = "FP32", **more: Any) -> bytes:
-    """The JSON part of a request whose one input follows it in `size` bytes."""
+    """Return the JSON part of a request whose one input follows it in `size` bytes."""
     described = {**tensor(None, [1], datatype), **more}
     described["parameters"] = {"binary_data_size": size}
     del described["data"]
@@ -651,10 +653,10 @@ def with_binary(size: Any, datatype: str = "FP32", **more: Any) -> bytes:
         ),
     ],
 )
-def test_wrong_binary_data_are_refused_by_name(
+def test_invalid_binary_sizes_are_refused(
     host: Server, head: bytes, rest: bytes, length: str | None, text: str
 ) -> None:
-    """Sizes that do not add up are the client's fault, and told with their number."""
+    """Sizes that do not add up are a 400 that names the number."""
     name = "Inference-Header-Content-Length"
     headers = {} if length is None else {name: length or str(len(head))}
     answer = host.post("/v2/models/echo/infer", content=head + rest, headers=headers)
@@ -670,7 +672,7 @@ def grpc_request(*shapes: list[int], datatype: str = "FP32", **more: Any) -> Any
 
 
 def filled(wire: Any, **contents: Any) -> Any:
-    """The request with contents in its first input."""
+    """Return the request with contents in its first input."""
     for name, values in contents.items():
         getattr(wire.inputs[0].contents, name).extend(values)
     return wire
@@ -716,8 +718,10 @@ def filled(wire: Any, **contents: Any) -> Any:
         ),
     ],
 )
-def test_a_wrong_message_is_refused_by_name(host: Server, wire: Any, text: str) -> None:
-    """gRPC's own ways of being wrong are INVALID_ARGUMENT, with the place."""
+def test_invalid_grpc_message_is_refused_with_its_place(
+    host: Server, wire: Any, text: str
+) -> None:
+    """Mistakes that only gRPC allows are INVALID_ARGUMENT, with their place."""
     assert ("INVALID_ARGUMENT", text) == rpc_error(host, "ModelInfer", wire)
 
 
@@ -761,12 +765,12 @@ HIDDEN = "model 'raises' failed; the server's log has the reason"
         ("StopIteration", 500, "INTERNAL", HIDDEN),
     ],
 )
-def test_what_a_handler_raises_is_told_by_its_kind(
+def test_exception_of_a_handler_sets_the_status(
     host: Server, raised: str, status: int, code: str, text: str
 ) -> None:
-    """The client's faults and the host's own errors keep their words; the rest none.
+    """Client faults and OIP errors keep their text; other exceptions are hidden.
 
-    Whatever it was, the model and the server go on.
+    After any exception the model and the server continue.
     """
     rest, grpc = infer_both(host, "raises", request([raised], [1], "BYTES"))
     assert (status, text) == (rest.status, rest.error)
@@ -776,8 +780,8 @@ def test_what_a_handler_raises_is_told_by_its_kind(
     assert 200 == infer_rest(host, "echo", ONE).status
 
 
-def test_an_output_that_does_not_fit_is_the_handlers_fault(host: Server) -> None:
-    """An answer that breaks its own shape is 500, with what is wrong with it."""
+def test_inconsistent_output_is_the_handlers_fault(host: Server) -> None:
+    """An output whose data does not fit its shape is a 500 that says so."""
     text = (
         "model 'raises' returned an invalid response: "
         "output 'y': shape [3] needs 3 elements, found 2"
@@ -790,7 +794,7 @@ def test_an_output_that_does_not_fit_is_the_handlers_fault(host: Server) -> None
 def test_json_answer_rejects_non_finite_values(
     host: Server,
 ) -> None:
-    """NaN is answered over gRPC and in binary form, and never as broken JSON."""
+    """NaN travels over gRPC and in binary form, and is an error in JSON."""
     assert 500 == infer_rest(host, "nan", ONE).status
     assert "JSON cannot carry" in infer_rest(host, "nan", ONE).error
     assert "OK" == infer_grpc(host, "nan", ONE).status
@@ -809,7 +813,7 @@ def test_json_answer_rejects_non_finite_values(
     ],
     ids=["rubbish", "header", "too large"],
 )
-def test_a_connection_goes_on_after_an_error(
+def test_connection_continues_after_an_error(
     host: Server, content: bytes, headers: dict[str, str]
 ) -> None:
     """The next request on the same connection is answered."""
@@ -829,8 +833,8 @@ def test_a_connection_goes_on_after_an_error(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
-def test_a_body_over_the_limit_is_refused(host: Server, chunked: bool) -> None:
-    """Too large is 413 with the limit's name, whether or not the size is announced."""
+def test_body_over_the_limit_is_refused(host: Server, chunked: bool) -> None:
+    """A body that is too large is a 413, whether its size is announced or not."""
     size = MAX_BODY + 1
     content: Any = iter([b" " * size]) if chunked else b" " * size
     answer = host.post("/v2/models/echo/infer", content=content)
@@ -838,14 +842,14 @@ def test_a_body_over_the_limit_is_refused(host: Server, chunked: bool) -> None:
     assert (413, {"error": text}) == (answer.status_code, answer.json())
 
 
-def test_a_body_of_just_the_limit_is_taken(host: Server) -> None:
-    """The limit itself is still allowed."""
+def test_body_of_exactly_the_limit_is_accepted(host: Server) -> None:
+    """The limit itself is allowed."""
     content = json.dumps(ONE).encode().ljust(MAX_BODY)
     assert 200 == host.post("/v2/models/echo/infer", content=content).status_code
 
 
 def test_v1_on_a_handler_with_one_input(host: Server) -> None:
-    """The instances are the rows of the input, and its output the predictions."""
+    """V1 instances are the rows of the input, and the output's rows the predictions."""
     answer = host.post("/v1/models/echo:predict", json={"instances": [[1, 2], [3, 4]]})
     expected = {"predictions": [[1.0, 2.0], [3.0, 4.0]]}
     assert (200, expected) == (answer.status_code, answer.json())
@@ -854,8 +858,8 @@ def test_v1_on_a_handler_with_one_input(host: Server) -> None:
 # -- models that are not ready ------------------------------------------------
 
 
-def test_a_model_that_loads_is_live_and_not_ready(serve: Serve, tmp_path: Path) -> None:
-    """The server listens before its models have loaded, and says what it waits for."""
+def test_loading_server_is_live_but_not_ready(serve: Serve, tmp_path: Path) -> None:
+    """The server listens before its models have loaded, and names the loading ones."""
     gate = tmp_path / "gate"
     server = serve(
         "--handlers=slow=fakes:SlowLoad,echo=fakes:Echo",
@@ -876,7 +880,7 @@ def test_a_model_that_loads_is_live_and_not_ready(serve: Serve, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_model_that_failed_tells_why_in_every_answer(
+def test_failed_model_gives_its_reason_in_every_answer(
     broken: Server, name: str
 ) -> None:
     """A model that does not load stays unavailable, with one reason everywhere."""
@@ -899,20 +903,20 @@ def test_a_model_that_failed_tells_why_in_every_answer(
     assert text in broken.get(READY).json()["error"]
 
 
-def test_a_wrong_request_to_a_model_that_is_not_ready(broken: Server) -> None:
-    """A model that cannot answer says so, whatever it was asked, on both protocols."""
+def test_unready_model_refuses_an_invalid_request_as_unready(broken: Server) -> None:
+    """Whether the request is valid does not matter, on both protocols."""
     rest, grpc = infer_both(broken, "false", request([1.0], [1], "FP33"))
     assert (503, "UNAVAILABLE") == (rest.status, grpc.status)
     assert rest.error == grpc.error
 
 
-def test_a_failed_model_does_not_stop_the_others(broken: Server) -> None:
-    """What can serve, serves."""
+def test_failed_model_does_not_stop_the_others(broken: Server) -> None:
+    """The models that have loaded answer."""
     assert [200, "OK"] == [reply.status for reply in infer_both(broken, "good", ONE)]
 
 
-def test_failures_are_in_the_log_with_their_traceback(broken: Server) -> None:
-    """Who reads the log finds where a handler raised."""
+def test_failures_are_logged_with_their_traceback(broken: Server) -> None:
+    """The log shows where a handler raised."""
     log = broken.log
     assert "in model_load" in log
     assert "in __init__" in log
@@ -922,7 +926,7 @@ def test_failures_are_in_the_log_with_their_traceback(broken: Server) -> None:
     assert "Traceback (most recent call last)" in log
 
 
-def test_a_handler_may_say_that_it_is_not_ready(broken: Server) -> None:
+def test_handler_can_say_that_it_is_not_ready(broken: Server) -> None:
     """model_ready of a loaded handler counts, for the model and for the server."""
     text = not_ready("ill", "its handler says so")
     answer = broken.get("/v2/models/ill/ready")
@@ -932,8 +936,8 @@ def test_a_handler_may_say_that_it_is_not_ready(broken: Server) -> None:
     assert text in broken.get(READY).json()["error"]
 
 
-def test_the_newest_version_that_is_ready_answers(broken: Server) -> None:
-    """A newer version that did not load does not take its elder's place."""
+def test_newest_ready_version_answers(broken: Server) -> None:
+    """A newer version that did not load does not replace the older one."""
     for reply in infer_both(broken, "two", ONE):
         assert "1" == reply.document["model_version"]
     rest, grpc = infer_both(broken, "two", ONE, "2")
@@ -942,8 +946,8 @@ def test_the_newest_version_that_is_ready_answers(broken: Server) -> None:
     assert ("UNAVAILABLE", text) == (grpc.status, grpc.error)
 
 
-def test_a_readiness_answer_names_every_model_but_the_optional(broken: Server) -> None:
-    """503 lists what has to be ready and is not; an optional model is not among it."""
+def test_readiness_names_every_required_model(broken: Server) -> None:
+    """The 503 lists the required models that are not ready, without optional ones."""
     expected = [not_ready(name, reason) for name, (_, reason) in BROKEN.items()]
     expected.append(not_ready("ill", "its handler says so"))
     answer = broken.get(READY)
@@ -951,8 +955,8 @@ def test_a_readiness_answer_names_every_model_but_the_optional(broken: Server) -
     assert expected == answer.json()["error"].split("; ")
 
 
-def test_an_optional_model_does_not_count_for_readiness(serve: Serve) -> None:
-    """A server is ready without the models that are marked as optional."""
+def test_optional_model_does_not_count_for_readiness(serve: Serve) -> None:
+    """A server is ready without its optional models."""
     server = serve("--handlers=good=fakes:Echo,spare=fakes:LoadFalse?")
     server.wait_until_ready()
     assert rpc(server, "ServerReady").ready is True
@@ -963,16 +967,16 @@ def test_an_optional_model_does_not_count_for_readiness(serve: Serve) -> None:
     assert 200 == server.get(READY).status_code
 
 
-# -- where handlers run, and how many at a time -------------------------------
+# -- where handlers run, and their concurrency --------------------------------
 
 
 @pytest.mark.parametrize("model", ["gated", "blocking"])
-def test_a_busy_handler_holds_up_nobody_else(
+def test_busy_handler_does_not_block_the_server(
     gated: Server, gates: Path, background: Callable[..., Future[Reply]], model: str
 ) -> None:
     """While a handler runs, health, metrics and another model answer.
 
-    So does an `async def` one that blocks: it holds up its own lane alone.
+    This also holds for an `async def` handler that blocks its own lane.
     """
     gate = Gate(gates, f"busy-{model}")
     held = background(infer_rest, gated, model, gate.request)
@@ -988,7 +992,7 @@ def test_a_busy_handler_holds_up_nobody_else(
     assert 200 == held.result().status
 
 
-def test_a_handler_is_never_called_twice_at_once(
+def test_handler_is_never_called_concurrently_by_default(
     gated: Server, gates: Path, background: Callable[..., Future[Reply]]
 ) -> None:
     """By default the requests of a model wait for each other, on both protocols."""
@@ -1013,7 +1017,7 @@ def test_a_handler_is_never_called_twice_at_once(
 def test_max_concurrency_lets_calls_run_at_once(
     gated: Server, gates: Path, background: Callable[..., Future[Reply]]
 ) -> None:
-    """So many calls run side by side as the option says, and no more."""
+    """As many calls run side by side as the option says, and no more."""
     all_gates = [Gate(gates, f"wide-{n}") for n in range(6)]
     held = [background(infer_rest, gated, "wide", gate.request) for gate in all_gates]
     # max_queue is 2: when two of six are refused, the other four have been accepted
@@ -1026,10 +1030,13 @@ def test_max_concurrency_lets_calls_run_at_once(
     assert (4, 2) == (len(most), max(most))
 
 
-def test_a_full_queue_refuses_at_once(
+def test_full_queue_refuses_at_once(
     gated: Server, gates: Path, background: Callable[..., Future[Reply]]
 ) -> None:
-    """Beyond max_queue: 503 with Retry-After, RESOURCE_EXHAUSTED; accepted is kept."""
+    """Beyond max_queue: 503 with Retry-After, and RESOURCE_EXHAUSTED.
+
+    The accepted requests are answered.
+    """
     gate = Gate(gates, "narrow")
     held = [background(infer_rest, gated, "narrow", gate.request) for _ in range(4)]
     wait_for(lambda: len(refused(held)) == 2, "two refusals")
@@ -1044,8 +1051,8 @@ def test_a_full_queue_refuses_at_once(
     assert 200 == infer_rest(gated, "narrow", gate.request).status
 
 
-def test_a_late_answer_is_a_deadline_exceeded(gated: Server, gates: Path) -> None:
-    """Past timeout_s the client is told so, and what has not started never does."""
+def test_late_answer_is_deadline_exceeded(gated: Server, gates: Path) -> None:
+    """After timeout_s a request fails, and one that has not started never does."""
     running, waiting, after = (Gate(gates, f"hasty-{n}") for n in range(3))
     text = "model 'hasty' did not answer within 1 s"
     rest = infer_rest(gated, "hasty", running.request)
@@ -1062,7 +1069,7 @@ def test_a_late_answer_is_a_deadline_exceeded(gated: Server, gates: Path) -> Non
     assert not waiting.started
 
 
-def test_a_clients_deadline_counts_too(
+def test_clients_deadline_counts_too(
     gated: Server, gates: Path, background: Callable[..., Future[Reply]]
 ) -> None:
     """A gRPC call that its client gave up leaves the queue without being run."""

@@ -1,4 +1,4 @@
-"""How a server ends: what it still answers, what it lets go, and its exit code.
+"""How a server stops: the requests it still answers, its unloads and its exit code.
 
 Under load every request is counted: it is answered, or it is refused and never run.
 """
@@ -35,7 +35,7 @@ def gates(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(serve: Serve, gates: Path) -> Serve:
-    """Start a server with two gated models and one that tells of its unload."""
+    """Start a server with two gated models and one that records its unload."""
 
     def started(*arguments: str, drain_delay_s: float = 0.0) -> Server:
         return serve(
@@ -50,7 +50,7 @@ def start(serve: Serve, gates: Path) -> Serve:
 
 @pytest.fixture
 def background() -> Iterator[Callable[..., Future[Reply]]]:
-    """Send a request from a thread of its own."""
+    """Send a request from a separate thread."""
     with ThreadPoolExecutor(8) as pool:
         yield pool.submit
 
@@ -64,7 +64,7 @@ def wait_until_held(gates: Path, name: str) -> None:
 
 
 def wait_until_closed(server: Server) -> None:
-    """Wait until the server takes no new connection."""
+    """Wait until the server accepts no new connection."""
 
     def refused() -> bool:
         try:
@@ -76,13 +76,13 @@ def wait_until_closed(server: Server) -> None:
     wait_for(refused, "the end of new work")
 
 
-def test_a_server_that_is_to_stop_is_not_ready_and_still_answers(
+def test_draining_server_is_not_ready_and_still_answers(
     start: Serve, gates: Path
 ) -> None:
-    """From SIGTERM on readiness is false on both protocols, and work goes on.
+    """After SIGTERM readiness is false on both protocols, and work continues.
 
-    Through the drain delay new connections and requests are answered; then the handlers
-    are unloaded, and the exit code is 0. A second signal ends the delay here.
+    Throughout the drain delay new connections and requests are answered; then the
+    handlers are unloaded, and the exit code is 0. Here a second signal ends the delay.
     """
     server = start(drain_delay_s=LONG)
     server.process.send_signal(signal.SIGTERM)
@@ -101,9 +101,9 @@ def test_a_server_that_is_to_stop_is_not_ready_and_still_answers(
 def test_requests_in_flight_are_answered(
     start: Serve, gates: Path, background: Callable[..., Future[Reply]]
 ) -> None:
-    """What was accepted before the end is answered, running or waiting, REST or gRPC.
+    """Requests accepted before the stop are answered, running or waiting, REST or gRPC.
 
-    The handlers are let go only after that.
+    The handlers are unloaded only after that.
     """
     server = start("--models.gated.max_queue=1", "--models.other.max_queue=1")
     asked = [
@@ -111,7 +111,7 @@ def test_requests_in_flight_are_answered(
         for ask, model in ((infer_rest, "gated"), (infer_grpc, "other"))
         for _ in range(3)
     ]
-    # one of three is refused: then one runs and one waits, on either protocol
+    # of three, one is refused, one runs and one waits, on either protocol
     wait_for(lambda: sum(reply.done() for reply in asked) == 2, "two refusals")
     server.process.send_signal(signal.SIGTERM)
     wait_until_closed(server)
@@ -125,10 +125,10 @@ def test_requests_in_flight_are_answered(
     assert "unloads\n" == (gates / "unloaded").read_text()
 
 
-def test_an_interrupt_waits_for_no_drain(
+def test_interrupt_skips_the_drain_delay(
     start: Serve, gates: Path, background: Callable[..., Future[Reply]]
 ) -> None:
-    """Ctrl-C answers what is in flight and unloads, without the drain delay."""
+    """Ctrl-C answers the requests in flight and unloads, without the drain delay."""
     server = start(drain_delay_s=LONG)
     asked = background(infer_rest, server, "gated", held("one"))
     wait_until_held(gates, "one")
@@ -140,8 +140,8 @@ def test_an_interrupt_waits_for_no_drain(
     assert "unloads\n" == (gates / "unloaded").read_text()
 
 
-def test_a_second_signal_ends_the_drain_delay(start: Serve) -> None:
-    """Who asks twice does not wait for the delay."""
+def test_second_signal_ends_the_drain_delay(start: Serve) -> None:
+    """After a second signal the server does not wait for the rest of the delay."""
     server = start(drain_delay_s=LONG)
     server.process.send_signal(signal.SIGTERM)
     wait_for(lambda: server.get(READY).status_code == 503, "not ready")
@@ -159,7 +159,7 @@ STOPPED = "the server stopped before it could answer"
 async def ask_on(
     server: Server, protocol: str, prefix: str
 ) -> tuple[list[Outcome], float]:
-    """One request after the other, up to the first that is refused, and when it was."""
+    """Send requests one by one until one is refused; return them and the end."""
     outcomes: list[Outcome] = []
     async with Clients(server) as clients:
         while not outcomes or outcomes[-1].answered:
@@ -168,12 +168,12 @@ async def ask_on(
     return outcomes, time.monotonic()
 
 
-async def test_a_stop_under_load_loses_nothing(serve: Serve, gates: Path) -> None:
-    """Not ready first, then no new work, and what was accepted is answered.
+async def test_stop_under_load_loses_no_request(serve: Serve, gates: Path) -> None:
+    """The server becomes unready, then refuses new work, and answers all it accepted.
 
-    Clients go on until they are refused, which is not before the end of the drain
-    delay: by REST with a connection that is closed without an answer, by gRPC with
-    UNAVAILABLE. What waits at that time is answered, however long that takes.
+    Clients send until they are refused, which happens only after the drain delay: on
+    REST the connection is closed without an answer, on gRPC the status is UNAVAILABLE.
+    Requests that wait at that time are answered, however long it takes.
     """
     server = serve(
         "--handlers=busy=fakes.held:Held,slow=fakes.held:Held,loop=fakes.held:HeldAsync",
@@ -226,12 +226,12 @@ async def test_a_stop_under_load_loses_nothing(serve: Serve, gates: Path) -> Non
 
 
 @pytest.mark.parametrize("how", ["second signal", "grace period"])
-async def test_what_is_cut_off_is_told_and_counted(
+async def test_requests_cut_off_are_refused_and_counted(
     serve: Serve, gates: Path, how: str
 ) -> None:
-    """Every client is told that the server stopped, and the log has their number.
+    """Each cut-off client learns that the server stopped; the log has their number.
 
-    Requests that run and that wait, in a thread, on a loop and for a batch.
+    The requests run or wait, in a thread, on a loop and for a batch.
     """
     models = {
         "thread": "fakes.held:Held",
@@ -257,7 +257,7 @@ async def test_what_is_cut_off_is_told_and_counted(
                 *clients.send("v1", model, *numbered(f"{model}-v1", 3)),
                 *clients.send("grpc", model, *numbered(f"{model}-grpc", 4)),
             ]
-            # of ten, one is refused: then the other nine are where they have to be
+            # of ten, one is refused; then the other nine have been accepted
             await asyncio.wait(fill, return_when=asyncio.FIRST_COMPLETED)
             sent += [request for request in fill if not request.done()]
         assert 9 * len(models) == len(sent)
@@ -274,13 +274,11 @@ async def test_what_is_cut_off_is_told_and_counted(
     assert "Traceback" not in server.log
 
 
-# -- before there is anything to answer ---------------------------------------
+# -- a stop during the start ---------------------------------------------------
 
 
-def test_a_load_that_does_not_end_does_not_keep_the_server(
-    serve: Serve, tmp_path: Path
-) -> None:
-    """A server can be stopped while its models still load."""
+def test_endless_load_does_not_prevent_a_stop(serve: Serve, tmp_path: Path) -> None:
+    """A server can be stopped while its models are still loading."""
     server = serve(
         "--handlers=slow=fakes:SlowLoad",
         "--grace_period_s=1",
@@ -292,7 +290,7 @@ def test_a_load_that_does_not_end_does_not_keep_the_server(
 
 
 def taken_port(stack: ExitStack) -> int:
-    """A port of the loopback interface where somebody listens."""
+    """Return a port of the loopback interface that is in use."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     return int(listener.getsockname()[1])
 
@@ -300,8 +298,8 @@ def taken_port(stack: ExitStack) -> int:
 @pytest.mark.parametrize(
     "taken", [["http"], ["grpc"], ["http", "grpc"]], ids=["rest", "grpc", "both"]
 )
-def test_a_port_that_is_taken_stops_the_start(taken: list[str]) -> None:
-    """One clear line for each such option, all at once, and exit code 2."""
+def test_port_in_use_is_a_fault(taken: list[str]) -> None:
+    """Each such option is one clear line, all at once, with exit code 2."""
     with ExitStack() as stack:
         ports = {name: taken_port(stack) for name in taken}
         given = {"http": 0, "grpc": 0, **ports}

@@ -1,7 +1,7 @@
 """A long run leaves nothing behind: the server does not grow.
 
-It is bounded to `SOAK_S` seconds, and a variable of that name makes it longer, as in
-`SOAK_S=3600 pytest tests/host/test_soak.py`.
+It lasts `SOAK_S` seconds; a variable of that name makes it longer, as in `SOAK_S=3600
+pytest tests/host/test_soak.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ One for each client that left, or for each connection, would be hundreds.
 
 
 class Case(NamedTuple):
-    """A request, its status, and what has to be in the answer; gRPC has no path."""
+    """A request, its status, and a part of the expected answer; gRPC has no path."""
 
     path: str
     body: bytes
@@ -71,14 +71,14 @@ def tensor(count: int, datatype: str) -> str:
 
 
 def as_json(count: int, model: str = "echo") -> Case:
-    """So many numbers, of ten bytes each."""
+    """Return a request with this many numbers, of ten bytes each."""
     data = ",".join(f"{n}.25" for n in range(100_000, 100_000 + count))
     body = f'{{"inputs":[{{{tensor(count, "FP64")},"data":[{data}]}}]}}'
     return Case(infer(model), body.encode(), 200, data.encode())
 
 
 def as_binary(size: int) -> Case:
-    """So many bytes behind the JSON part, there and back."""
+    """Return a request with this many bytes after the JSON part, both ways."""
     data = np.arange(size // 4, dtype="<f4").tobytes()
     x = f'{tensor(size // 4, "FP32")},"parameters":{{"binary_data_size":{size}}}'
     head = f'{{"inputs":[{{{x}}}],"parameters":{{"binary_data_output":true}}}}'
@@ -87,14 +87,14 @@ def as_binary(size: int) -> Case:
 
 
 def as_instances(count: int) -> Case:
-    """So many rows by V1."""
+    """Return a V1 request with this many rows."""
     data = ",".join("[1.0,2.0]" for _ in range(count))
     body = f'{{"instances":[{data}]}}'.encode()
     return Case("/v1/models/echo:predict", body, 200, data.encode())
 
 
 def as_message(size: int, raw: bool, model: str = "echo", shape: int = 0) -> Case:
-    """So many bytes over gRPC, as they are or in the field of their datatype."""
+    """Return a gRPC request with this many bytes, raw or in their typed field."""
     array = np.arange(size // 4, dtype="<f4")
     wire = message("ModelInferRequest")(model_name=model)
     x = wire.inputs.add(name="x", datatype="FP32", shape=[shape or size // 4])
@@ -108,13 +108,13 @@ def as_message(size: int, raw: bool, model: str = "echo", shape: int = 0) -> Cas
 def wrong(
     status: int | str, proof: bytes, case: Case, old: bytes = b"", new: bytes = b""
 ) -> Case:
-    """A request that is refused, where one part of its body is another."""
+    """Return a request that is refused because a part of its body is replaced."""
     body = case.body.replace(old, new) if old else case.body
     return case._replace(status=status, proof=proof, body=body)
 
 
 def raising(size: int) -> Case:
-    """A request of so many bytes that the handler does not like."""
+    """Return a request of this many bytes that the handler refuses."""
     x = '"name":"x","shape":[2],"datatype":"BYTES","data":["ValueError",'
     body = f'{{"inputs":[{{{x}"{"x" * size}"]}}]}}'.encode()
     return Case(infer("raises"), body, 400, b"the handler's own words")
@@ -157,7 +157,7 @@ LARGE = [
 
 
 class Client:
-    """Asks over both protocols on connections of its own, and looks at every answer."""
+    """A client of both protocols that checks every answer on its own connections."""
 
     def __init__(
         self, http: httpx.AsyncClient, channel: grpc.aio.Channel, seed: int
@@ -167,7 +167,7 @@ class Client:
         self._infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
 
     async def run(self, cases: Sequence[Case], end: float) -> Counter[str]:
-        """Ask until the time is over: what was sent, by what became of it."""
+        """Send requests until `end` and return their number by outcome."""
         counts: Counter[str] = Counter()
         while time.monotonic() < end:
             case = self._random.choice(cases)
@@ -186,7 +186,7 @@ class Client:
         return counts
 
     async def ask(self, case: Case) -> None:
-        """Send a request; its answer has to be its own."""
+        """Send a request and check that the answer is its own."""
         ask = self._rest if case.path else self._grpc
         status, answer = await ask(case)
         assert (case.status, True) == (status, case.proof in answer), answer[:200]
@@ -208,7 +208,7 @@ class Client:
 
 @asynccontextmanager
 async def clients_of(server: Server) -> AsyncIterator[list[Client]]:
-    """Clients that go away together."""
+    """Clients that disconnect together."""
     options = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", -1),
@@ -234,7 +234,7 @@ async def clients_of(server: Server) -> AsyncIterator[list[Client]]:
 
 @pytest.fixture
 def server(serve: Callable[..., Server]) -> Server:
-    """A server with a model for each way in which one runs, and one that counts."""
+    """A server with a model for each way of running one, and one that counts."""
     return serve(
         "--handlers=echo=fakes:Echo,lists=fakes:Lists,batched=fakes:Echo,"
         "async=fakes:Async,raises=fakes:Raises,census=fakes.held:Census",
@@ -245,14 +245,14 @@ def server(serve: Callable[..., Server]) -> Server:
 
 
 def counted(server: Server) -> tuple[int, int]:
-    """Blocks of memory in the server, and objects that had waited for the collector."""
+    """Return the server's memory blocks, and the objects that await the collector."""
     answer = server.post("/v2/models/census/infer", json=ONE).json()
     blocks, garbage = answer["outputs"][0]["data"]
     return blocks, garbage
 
 
 class Census(NamedTuple):
-    """What a server without clients has."""
+    """The resources of a server without clients."""
 
     fds: int
     threads: int
@@ -260,7 +260,7 @@ class Census(NamedTuple):
 
 
 async def census(server: Server) -> Census:
-    """Count when the connections of the clients are gone, and nothing changes."""
+    """Count once the clients' connections are gone and the numbers stay the same."""
     process = psutil.Process(server.process.pid)
     seen: list[tuple[int, int]] = []
 
@@ -272,11 +272,11 @@ async def census(server: Server) -> Census:
     return Census(*seen[-1], counted(server)[0])
 
 
-async def test_a_request_leaves_nothing_for_the_collector(server: Server) -> None:
-    """What a request had is free with its end, also where it was refused.
+async def test_request_leaves_nothing_for_the_collector(server: Server) -> None:
+    """The memory of a request is free when it ends, also if it was refused.
 
-    The host has the collector come seldom (`memory.settle`), and an error that is part
-    of a cycle would keep the tensors of its request until then.
+    The host makes the collector run rarely (`memory.freeze_objects`), and an error that
+    is part of a cycle would keep the tensors of its request until then.
     """
     times, left = 5, {}
     async with clients_of(server) as (client, *_):
@@ -299,20 +299,19 @@ async def test_a_request_leaves_nothing_for_the_collector(server: Server) -> Non
         pytest.param(SMALL, 8 * MIB, id="small"),
     ],
 )
-async def test_a_long_run_leaves_nothing_behind(
+async def test_long_run_leaves_nothing_behind(
     server: Server, cases: list[Case], bound: int
 ) -> None:
-    """Requests of mixed sizes, errors and clients that leave take no memory for good.
+    """Mixed sizes, errors and clients that leave do not take memory for good.
 
-    Every request is answered as it has to be, or its client left. The resident memory
-    is compared between the two halves of the time after a warm-up, by their medians.
-    The warm-up has all clients ask for the same at once, the largest first, since the
-    host keeps what it freed for the next tensors. What still comes later is the
-    allocator's doing, up to some 40 MiB as measured; the bound is twice that, and a
-    fraction of the gigabytes that the mixed requests carry. It does not grow with the
-    time, and of the small requests a leak of some kilobytes each shows soon.
-    Python's own count of memory blocks, and the numbers of threads and of file
-    descriptors, are those of before.
+    Every request is answered as expected, or its client left. The resident memory is
+    compared between the two halves of the time after a warm-up, by their medians. In
+    the warm-up all clients send the same request at once, the largest first, since the
+    host keeps freed memory for the next tensors. Growth after that is the allocator's,
+    up to about 40 MiB as measured; the bound is twice that, and a fraction of the
+    gigabytes that the mixed requests carry. It does not grow with time, and with small
+    requests a leak of a few kilobytes each soon shows. Python's own count of memory
+    blocks, and the numbers of threads and file descriptors, stay as before.
     """
     process = psutil.Process(server.process.pid)
     began = time.monotonic()

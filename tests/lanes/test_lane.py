@@ -1,4 +1,4 @@
-"""Where handlers run: the bounds, the order and the promises of a lane."""
+"""Lanes: the bounds, order and guarantees of running handlers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def threads_of(name: str) -> list[threading.Thread]:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """The lane's name in this test, which is that of its threads."""
+    """The name of the lane and of its threads in this test."""
     return str(request.node.name)
 
 
 @pytest.fixture
 def make(name: str) -> Iterator[MakeLane]:
-    """Make lanes that are closed after the test; none of their threads is left."""
+    """Make lanes; close them after the test and wait for the end of their threads."""
     made: list[Lane] = []
 
     def lane(kind: str, concurrency: int = 1, queue: int = 100, **more: Any) -> Lane:
@@ -52,7 +52,7 @@ def make(name: str) -> Iterator[MakeLane]:
 
 
 class Calls:
-    """Calls that wait for the test, and what is known of them; both sync and async."""
+    """Calls that wait for the test and are recorded; both sync and async."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
@@ -63,7 +63,7 @@ class Calls:
         self._open: dict[Any, threading.Event] = {}
 
     def submit(self, key: Any, timeout_s: float | None = None) -> Job:
-        """A call that answers its key once the test opens it."""
+        """Submit a call that returns its key once the test opens it."""
         self._open.setdefault(key, threading.Event())
         call = self._answer_async if self.asynchronous else self._answer
         return self.lane.submit(call, key, timeout_s=timeout_s)
@@ -109,7 +109,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 def call(lane: Lane, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as the lane takes it: a coroutine function for a LoopLane."""
+    """Return the function, for a LoopLane wrapped in a coroutine function."""
     if not isinstance(lane, LoopLane):
         return function
 
@@ -124,10 +124,10 @@ def call(lane: Lane, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_call_runs_elsewhere_and_its_result_comes_back(
+async def test_call_runs_in_a_thread_of_the_lanes(
     make: MakeLane, kind: str, name: str
 ) -> None:
-    """The result is that of the call, which ran in a thread of the lanes."""
+    """The call's result comes back from a thread of the lanes."""
     lane = make(kind)
     where = call(lane, lambda *args: (threading.current_thread().name, args))
     job = lane.submit(where, 1, "two")
@@ -138,10 +138,10 @@ async def test_a_call_runs_elsewhere_and_its_result_comes_back(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_more_calls_run_at_once_than_the_bound(
+async def test_at_most_max_concurrency_calls_run_at_once(
     make: MakeLane, kind: str
 ) -> None:
-    """As many as max_concurrency run side by side; the others wait for their turn."""
+    """At most max_concurrency calls run side by side; the others wait."""
     lane = make(kind, concurrency=3)
     calls = Calls(lane)
     jobs = [calls.submit(n) for n in range(10)]
@@ -153,9 +153,7 @@ async def test_no_more_calls_run_at_once_than_the_bound(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_calls_start_in_the_order_in_which_they_came(
-    make: MakeLane, kind: str
-) -> None:
+async def test_calls_start_in_order_of_arrival(make: MakeLane, kind: str) -> None:
     """The queue is first in, first out."""
     calls = Calls(make(kind))
     jobs = [calls.submit(n) for n in range(50)]
@@ -165,8 +163,8 @@ async def test_calls_start_in_the_order_in_which_they_came(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_full_queue_refuses_at_once(make: MakeLane, kind: str) -> None:
-    """Beyond max_concurrency running and max_queue waiting, nothing is accepted."""
+async def test_full_queue_refuses_at_once(make: MakeLane, kind: str) -> None:
+    """Beyond max_concurrency running and max_queue waiting calls none is accepted."""
     lane = make(kind, concurrency=2, queue=3)
     calls = Calls(lane)
     jobs = [calls.submit(n) for n in range(5)]
@@ -181,8 +179,8 @@ async def test_a_full_queue_refuses_at_once(make: MakeLane, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_queue_of_nothing_still_runs_calls(make: MakeLane, kind: str) -> None:
-    """With max_queue 0 a call is taken when it can start, and only then."""
+async def test_max_queue_of_zero_still_runs_calls(make: MakeLane, kind: str) -> None:
+    """With max_queue 0 a call is accepted only if it can start at once."""
     calls = Calls(make(kind, queue=0))
     job = calls.submit("one")
     with pytest.raises(Overloaded):
@@ -192,8 +190,8 @@ async def test_a_queue_of_nothing_still_runs_calls(make: MakeLane, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_past_its_deadline_a_call_fails(make: MakeLane, kind: str) -> None:
-    """The waiting side learns of it in time; what has not started never starts."""
+async def test_call_fails_at_its_deadline(make: MakeLane, kind: str) -> None:
+    """The caller gets the error on time, and a call that has not started never does."""
     lane = make(kind)
     calls = Calls(lane)
     running, waiting = calls.submit("running", 0.2), calls.submit("waiting", 0.01)
@@ -208,10 +206,10 @@ async def test_past_its_deadline_a_call_fails(make: MakeLane, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_answer_in_time_is_not_hurt_by_its_deadline(
+async def test_deadline_does_not_affect_an_answer_in_time(
     make: MakeLane, kind: str
 ) -> None:
-    """A deadline that has not come changes nothing, also not when it comes later."""
+    """A later deadline changes nothing, also when it passes."""
     lane = make(kind)
     job = lane.submit(call(lane, lambda: "soon"), timeout_s=1)
     assert "soon" == await job
@@ -222,7 +220,7 @@ async def test_an_answer_in_time_is_not_hurt_by_its_deadline(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_each_call_has_its_own_deadline(make: MakeLane, kind: str) -> None:
-    """Those that are due fail, in the order of their deadlines, and no others."""
+    """Calls fail in the order of their deadlines, and no other calls do."""
     calls = Calls(make(kind))
     limits = {"long": 3600, "second": 0.1, "first": 0.05, "third": 0.15}
     jobs = {key: calls.submit(key, limit) for key, limit in limits.items()}
@@ -238,8 +236,8 @@ async def test_each_call_has_its_own_deadline(make: MakeLane, kind: str) -> None
     assert "long" == await jobs["long"]
 
 
-async def test_calls_that_nobody_waits_for_take_no_room(make: MakeLane) -> None:
-    """Behind a call that hangs, those given up do not heap up."""
+async def test_abandoned_calls_take_no_room(make: MakeLane) -> None:
+    """Cancelled calls do not pile up behind a call that hangs."""
     lane = make("thread", queue=3)
     calls = Calls(lane)
     first = calls.submit("first")
@@ -254,7 +252,7 @@ async def test_calls_that_nobody_waits_for_take_no_room(make: MakeLane) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_cancelling_frees_the_place_at_once(make: MakeLane, kind: str) -> None:
-    """A call that nobody waits for makes room before the lane comes to it."""
+    """A cancelled call makes room before the lane reaches it."""
     lane = make(kind, queue=1)
     calls = Calls(lane)
     first, second = calls.submit("first"), calls.submit("second")
@@ -271,8 +269,8 @@ async def test_cancelling_frees_the_place_at_once(make: MakeLane, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_call_given_up_keeps_no_memory(make: MakeLane, kind: str) -> None:
-    """What was to be passed to it is let go, though the lane is still busy."""
+async def test_cancelled_call_keeps_no_memory(make: MakeLane, kind: str) -> None:
+    """The arguments of a cancelled call are freed while the lane is still busy."""
 
     class Tensor:
         pass
@@ -299,7 +297,7 @@ async def test_a_call_given_up_keeps_no_memory(make: MakeLane, kind: str) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_call_is_answered_exactly_once(make: MakeLane, kind: str) -> None:
-    """Under load each result goes to the one who asked, and no call runs twice."""
+    """Under load each caller gets its own result, and no call runs twice."""
     lane = make(kind, concurrency=4, queue=3000)
     ran: list[int] = []
 
@@ -316,10 +314,10 @@ async def test_every_call_is_answered_exactly_once(make: MakeLane, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_calls_and_cancellations_in_any_mixture_leave_nothing(
+async def test_random_calls_and_cancellations_free_every_place(
     make: MakeLane, kind: str
 ) -> None:
-    """However calls and their cancellation meet, every place is free again."""
+    """In any mixture of calls and cancellations every place is free in the end."""
     lane = make(kind, concurrency=2, queue=1000)
     run = call(lane, lambda n: n)
     jobs = []
@@ -339,8 +337,8 @@ async def test_calls_and_cancellations_in_any_mixture_leave_nothing(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_exception_passes_to_who_waits(make: MakeLane, kind: str) -> None:
-    """The very exception that the call raised comes back, and the lane goes on."""
+async def test_exception_reaches_the_caller(make: MakeLane, kind: str) -> None:
+    """The caller gets the exception object of the call, and the lane continues."""
     lane = make(kind)
     error = ValueError("wrong")
 
@@ -357,10 +355,10 @@ async def test_an_exception_passes_to_who_waits(make: MakeLane, kind: str) -> No
 @pytest.mark.parametrize(
     "raised", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration]
 )
-async def test_what_would_end_a_thread_ends_nothing(
+async def test_exception_that_ends_a_thread_is_a_failed_call(
     make: MakeLane, kind: str, raised: type[BaseException]
 ) -> None:
-    """A handler that exits, or raises what a future cannot carry, is a failed call."""
+    """SystemExit and exceptions that a future cannot carry only fail the call."""
     lane = make(kind)
 
     def fail() -> None:
@@ -373,10 +371,10 @@ async def test_what_would_end_a_thread_ends_nothing(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_call_that_raises_cancelled_does_not_cancel_who_waits(
+async def test_cancelled_error_of_a_call_does_not_cancel_the_caller(
     make: MakeLane, kind: str
 ) -> None:
-    """CancelledError out of a handler is its failure, not its client's."""
+    """CancelledError raised by a handler is a failure of the handler."""
     lane = make(kind)
 
     def fail() -> None:
@@ -387,8 +385,10 @@ async def test_a_call_that_raises_cancelled_does_not_cancel_who_waits(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_drained_waits_for_what_was_accepted(make: MakeLane, kind: str) -> None:
-    """It returns at once where there is nothing, and else with the last call."""
+async def test_wait_until_empty_waits_for_accepted_calls(
+    make: MakeLane, kind: str
+) -> None:
+    """It returns at once if the lane is empty, otherwise with the last call."""
     lane = make(kind)
     await lane.wait_until_empty()
     calls = Calls(lane)
@@ -406,10 +406,10 @@ async def test_drained_waits_for_what_was_accepted(make: MakeLane, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_drained_waits_for_a_call_whose_client_left(
+async def test_wait_until_empty_waits_for_an_abandoned_call(
     make: MakeLane, kind: str
 ) -> None:
-    """A handler that still runs is not let go, though nobody waits for its answer."""
+    """A handler that still runs is waited for, even if its client has left."""
     lane = make(kind)
     ended = threading.Event()
     entered = threading.Event()
@@ -432,10 +432,8 @@ async def test_drained_waits_for_a_call_whose_client_left(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_closing_runs_what_was_accepted(
-    make: MakeLane, kind: str, name: str
-) -> None:
-    """After close, every accepted call is answered, and then the threads end."""
+async def test_close_runs_accepted_calls(make: MakeLane, kind: str, name: str) -> None:
+    """After close every accepted call is answered, and then the threads end."""
     lane = make(kind)
     calls = Calls(lane)
     jobs = [calls.submit(n) for n in range(5)]
@@ -447,8 +445,8 @@ async def test_closing_runs_what_was_accepted(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_closed_lane_takes_calls_again(make: MakeLane, kind: str) -> None:
-    """A model that is loaded again after its unload gets its lane back, at once."""
+async def test_closed_lane_accepts_calls_again(make: MakeLane, kind: str) -> None:
+    """A model that is loaded again after its unload can use its lane at once."""
     lane = make(kind)
     for n in range(20):
         job = lane.submit(call(lane, lambda given: given), n)
@@ -457,8 +455,8 @@ async def test_a_closed_lane_takes_calls_again(make: MakeLane, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_lane_serves_one_loop_after_the_other(make: MakeLane, kind: str) -> None:
-    """`load()` before a server's start runs on a loop of its own; later calls come."""
+def test_lane_serves_one_loop_after_another(make: MakeLane, kind: str) -> None:
+    """`load()` before a server's start has its own loop; later calls have another."""
     lane = make(kind)
 
     async def ask(n: int) -> Any:
@@ -468,8 +466,8 @@ def test_a_lane_serves_one_loop_after_the_other(make: MakeLane, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_call_sees_the_context_of_its_server(make: MakeLane, kind: str) -> None:
-    """Context variables, where KServe keeps settings, are there in the lane."""
+async def test_call_sees_the_context_of_its_server(make: MakeLane, kind: str) -> None:
+    """Context variables, where KServe keeps settings, are visible in the lane."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("here")
     lane = make(kind)
@@ -479,7 +477,7 @@ async def test_a_call_sees_the_context_of_its_server(make: MakeLane, kind: str) 
 # -- threads ------------------------------------------------------------------
 
 
-async def test_a_result_after_the_loops_end_harms_nobody(make: MakeLane) -> None:
+async def test_result_after_the_loops_end_is_ignored(make: MakeLane) -> None:
     """A handler that outlives the server's loop ends quietly in its thread."""
     lane = make("thread")
     go, entered = threading.Event(), threading.Event()
@@ -499,10 +497,10 @@ async def test_a_result_after_the_loops_end_harms_nobody(make: MakeLane) -> None
 # -- coroutines ---------------------------------------------------------------
 
 
-async def test_a_coroutine_that_blocks_holds_up_its_own_lane_only(
+async def test_blocking_coroutine_blocks_only_its_own_lane(
     make: MakeLane,
 ) -> None:
-    """The server's loop goes on while an async handler blocks its own."""
+    """The server's loop continues while an async handler blocks its own loop."""
     lane = make("loop", concurrency=10)
     go, entered = threading.Event(), threading.Event()
 
@@ -519,10 +517,8 @@ async def test_a_coroutine_that_blocks_holds_up_its_own_lane_only(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
-async def test_a_coroutine_that_nobody_waits_for_is_cancelled(
-    make: MakeLane, how: str
-) -> None:
-    """Cancellation and deadlines reach into the coroutine, and free its place."""
+async def test_abandoned_coroutine_is_cancelled(make: MakeLane, how: str) -> None:
+    """Cancellation and deadlines reach the coroutine and free its place."""
     lane = make("loop", queue=0)
     entered, left = threading.Event(), threading.Event()
 

@@ -19,7 +19,7 @@ NEVER_S = 3600.0
 
 
 class Held:
-    """A task that runs until it is let go, and knows where it ran."""
+    """A task that runs until it is released, and records its thread."""
 
     def __init__(self, following: Held | None = None) -> None:
         self.started, self.ended = threading.Event(), threading.Event()
@@ -36,7 +36,7 @@ class Held:
 
 
 class Quick(Held):
-    """A task that waits for nothing."""
+    """A task that ends at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Quick(Held):
 
 
 async def until(condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends
@@ -52,8 +52,10 @@ async def until(condition: Callable[[], object], seconds: float = DEADLINE_S) ->
 
 
 async def test_quick_tasks_share_one_thread() -> None:
-    """No task, no thread; tasks that get on need no other."""
-    pool = ThreadPool(held_up_s=NEVER_S)  # a machine that pauses is no task
+    """Without tasks there is no thread; tasks that do not block need only one."""
+    pool = ThreadPool(
+        held_up_s=NEVER_S
+    )  # a pause of the machine must not start a thread
     assert 0 == len(pool)
     for _ in range(20):
         tasks = [Quick() for _ in range(10)]
@@ -65,7 +67,7 @@ async def test_quick_tasks_share_one_thread() -> None:
 
 
 async def test_blocked_thread_does_not_block_other_tasks() -> None:
-    """Each gets a thread, and there are no more than tasks."""
+    """Each blocked task gets a thread, and there are no more threads than tasks."""
     pool = ThreadPool()
     held = [Held() for _ in range(9)]
     for task in held:
@@ -78,7 +80,9 @@ async def test_blocked_thread_does_not_block_other_tasks() -> None:
     for task in held:
         task.go.set()
     await until(lambda: all(task.ended.is_set() for task in held))
-    await until(lambda: pool._idle == len(pool))  # one that has ended is not yet free
+    await until(
+        lambda: pool._idle == len(pool)
+    )  # a thread is free shortly after its task
     again = [Held() for _ in range(9)]
     for task in again:
         pool.start(task)
@@ -89,9 +93,9 @@ async def test_blocked_thread_does_not_block_other_tasks() -> None:
     pool.close()
 
 
-async def test_what_a_task_returns_is_run_after_what_waits() -> None:
-    """A lane with many calls lets the others have their turn."""
-    pool = ThreadPool(held_up_s=NEVER_S)  # nobody else comes to help
+async def test_following_task_runs_after_waiting_tasks() -> None:
+    """A lane with many calls lets other lanes take their turn."""
+    pool = ThreadPool(held_up_s=NEVER_S)  # no second thread starts
     order: list[str] = []
 
     class Named(Quick):
@@ -115,8 +119,8 @@ async def test_what_a_task_returns_is_run_after_what_waits() -> None:
     pool.close()
 
 
-async def test_threads_that_are_not_needed_end_and_come_back() -> None:
-    """After some time without work there are none."""
+async def test_idle_threads_end_and_start_again() -> None:
+    """After some time without work there are no threads."""
     pool = ThreadPool(idle_s=0.02)
     for _ in range(3):
         held = [Held() for _ in range(4)]
@@ -129,10 +133,10 @@ async def test_threads_that_are_not_needed_end_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("pause_s", [0, 0.0005, 0.001])
-async def test_a_task_that_meets_the_end_of_an_idle_thread_is_run(
+async def test_task_at_the_end_of_an_idle_thread_is_run(
     pause_s: float,
 ) -> None:
-    """Whenever a task comes, there is a thread for it."""
+    """A task gets a thread at any moment."""
     pool = ThreadPool(idle_s=0.0005)
     for _ in range(300):
         task = Quick()
@@ -142,8 +146,8 @@ async def test_a_task_that_meets_the_end_of_an_idle_thread_is_run(
     await until(lambda: 0 == len(pool))
 
 
-async def test_closing_ends_the_threads_after_their_work() -> None:
-    """What was started is run; twice does no harm."""
+async def test_close_ends_the_threads_after_their_work() -> None:
+    """Started tasks are run, and a second close does nothing."""
     pool = ThreadPool()
     last = Held()
     first = Held(following=last)
@@ -156,8 +160,8 @@ async def test_closing_ends_the_threads_after_their_work() -> None:
     await until(lambda: 0 == len(pool))
 
 
-def test_the_threads_of_a_loop_end_with_it() -> None:
-    """One loop has one pool; without the loop nobody would call its threads."""
+def test_threads_of_a_loop_end_with_it() -> None:
+    """Each loop has one pool, whose threads end when the loop is gone."""
 
     async def use() -> ThreadPool:
         pool = threads.get_shared_pool()
@@ -177,7 +181,7 @@ def test_the_threads_of_a_loop_end_with_it() -> None:
 
 
 async def test_many_tasks_from_many_lanes_are_all_run() -> None:
-    """Also where threads are called, become idle and end all the time."""
+    """All tasks run, even if threads start, become idle and end all the time."""
     pool = ThreadPool(idle_s=0.001)
     done: list[int] = []
 

@@ -1,6 +1,6 @@
-"""Ray clusters of one's own and of others: joined, in two nodes, scaled, killed.
+"""Ray clusters: a host's own, joined ones, two nodes, scaling and failures.
 
-Each test here takes Ray ten seconds and more, so `make test-all` runs them.
+Each test here takes Ray ten seconds or more, so `make test-all` runs them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TESTS = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What handlers and tests share."""
+    """A directory that handlers and tests share."""
     return tmp_path_factory.mktemp("clusters")
 
 
@@ -50,7 +50,7 @@ def ray(directory: Path) -> Iterator[Ray]:
 
 
 def joined(serve: Serve, ray: Ray | TwoNodes, *arguments: str, **models: Any) -> Server:
-    """A host with models `fakes.replicas:Obeys` in the cluster."""
+    """Return a host in the cluster with models of `fakes.replicas:Obeys`."""
     handlers = ",".join(f"{name}=fakes.replicas:Obeys" for name in models)
     server = serve(
         f"--handlers={handlers}",
@@ -68,7 +68,7 @@ def settled(server: Server) -> bool:
 
 
 def told(server: Server, model: str, text: str) -> str:
-    """The outcome of an order to the handler."""
+    """Send an order to the handler and return its outcome."""
     answer = infer_rest(server, model, request([text], [1], "BYTES"))
     assert 200 == answer.status, answer.document
     return str(answer.document["outputs"][0]["data"][0])
@@ -77,10 +77,10 @@ def told(server: Server, model: str, text: str) -> str:
 # -- joining ------------------------------------------------------------------
 
 
-def test_a_host_joins_a_cluster_with_the_token_of_a_file(
+def test_host_joins_a_cluster_with_a_token_file(
     serve: Serve, ray: Ray, tmp_path: Path
 ) -> None:
-    """Ray has nothing but the file to take the token from, and no word is printed."""
+    """Ray takes the token from the file only, and the log does not show it."""
     path = tmp_path / "token"
     path.write_text(ray.token)
     variables = {k: v for k, v in ray.variables.items() if "AUTH" not in k}
@@ -98,7 +98,7 @@ def test_a_host_joins_a_cluster_with_the_token_of_a_file(
 
 
 def test_two_hosts_share_a_cluster(serve: Serve, ray: Ray) -> None:
-    """Models of the same name in two hosts are two; one host's end leaves the other."""
+    """Two hosts have separate models of one name; one host's end leaves the other's."""
     first = joined(serve, ray, m={"replicas": 1})
     second = joined(serve, ray, m={"replicas": 1})
     processes = {told(server, "m", "tell process") for server in (first, second)}
@@ -107,10 +107,8 @@ def test_two_hosts_share_a_cluster(serve: Serve, ray: Ray) -> None:
     assert told(second, "m", "tell process") in processes
 
 
-def test_the_next_host_clears_up_after_one_that_was_killed(
-    serve: Serve, ray: Ray
-) -> None:
-    """Replicas of a host that is no more end when another one joins."""
+def test_next_host_deletes_replicas_of_a_killed_host(serve: Serve, ray: Ray) -> None:
+    """Replicas of a killed host end when another host joins."""
     killed = joined(serve, ray, m={"replicas": 1})
     process = told(killed, "m", "tell process")
     killed.process.kill()
@@ -121,8 +119,8 @@ def test_the_next_host_clears_up_after_one_that_was_killed(
     assert told(server, "other", "tell process")
 
 
-def test_resources_that_no_own_ray_has_are_refused(serve: Serve) -> None:
-    """A replica that can never start is a reason, and no wait without an end."""
+def test_resources_that_the_own_ray_lacks_are_refused(serve: Serve) -> None:
+    """A replica that can never start is an error, not an endless wait."""
     server = serve(
         "--handlers=m=fakes:Echo?",
         "--models.m.replicas=1",
@@ -146,10 +144,10 @@ class Apart(Obeys):
 """
 
 
-def test_a_plugin_lives_in_an_environment_of_its_own(
+def test_handler_runs_in_a_separate_environment(
     serve: Serve, ray: Ray, tmp_path: Path
 ) -> None:
-    """With `py_executable` the host does not even import the handler."""
+    """With `py_executable` the host does not import the handler itself."""
     venv.create(tmp_path / "other", symlinks=True)
     library = Path(
         sysconfig.get_path(
@@ -176,8 +174,8 @@ def test_a_plugin_lives_in_an_environment_of_its_own(
     assert str(python) == told(server, "m", "tell python")
 
 
-def test_a_plugin_that_is_nowhere_is_a_reason(serve: Serve, ray: Ray) -> None:
-    """What replicas cannot import is told as what a host cannot import."""
+def test_missing_handler_is_the_models_reason(serve: Serve, ray: Ray) -> None:
+    """A failed import in a replica reads like a failed import in the host."""
     server = serve(
         "--handlers=m=nowhere:Handler?",
         "--models.m.replicas=1",
@@ -195,7 +193,7 @@ def test_a_plugin_that_is_nowhere_is_a_reason(serve: Serve, ray: Ray) -> None:
 
 
 def replicas(process_directory: Path, model: str) -> set[int]:
-    """The processes of a model that have loaded, and live."""
+    """Return the live processes of a model that have loaded it."""
     path = process_directory / f"{model}.life"
     lines = path.read_text().split("\n") if path.exists() else []
     loaded = {int(line.split()[1]) for line in lines if line.startswith("load ")}
@@ -203,7 +201,7 @@ def replicas(process_directory: Path, model: str) -> set[int]:
 
 
 def test_replicas_follow_the_load(serve: Serve, ray: Ray, directory: Path) -> None:
-    """Under load there are more of them, up to the most, and afterwards one again."""
+    """Under load replicas are added up to the maximum; afterwards one is left."""
     scale = {"max": 3, "target": 1, "upscale_delay_s": 1, "downscale_delay_s": 1}
     server = joined(serve, ray, "--drain_delay_s=0", scaled={"autoscaling": scale})
     assert 1 == len(replicas(directory, "scaled"))
@@ -232,10 +230,10 @@ def test_replicas_follow_the_load(serve: Serve, ray: Ray, directory: Path) -> No
     assert told(server, "scaled", "tell process")
 
 
-def test_a_node_that_dies_costs_only_what_it_had(
+def test_dead_node_costs_only_its_own_requests(
     serve: Serve, directory: Path, tmp_path: Path
 ) -> None:
-    """Of two nodes with a replica each one is killed: the other one answers on."""
+    """If one of two nodes is killed, the replica of the other still answers."""
     with TwoNodes({"REPLICA_DIR": str(directory)}) as cluster:
         server = joined(
             serve, cluster, spread={"replicas": 2, "max_ongoing_requests": 2}
@@ -263,8 +261,8 @@ def test_a_node_that_dies_costs_only_what_it_had(
 # -- the end of a host --------------------------------------------------------
 
 
-def test_sigkill_of_a_host_ends_its_ray_too(serve: Serve) -> None:
-    """What nobody can catch leaves no process and no file behind either."""
+def test_sigkill_of_a_host_ends_its_ray(serve: Serve) -> None:
+    """After SIGKILL of the host no process and no file of its Ray is left."""
     server = serve("--handlers=m=fakes:Echo", "--models.m.replicas=1")
     wait_for(lambda: settled(server), "the end of all loads", STARTS_S)
     found = re.search(r"starting Ray in (\S+)", server.log)
@@ -276,8 +274,8 @@ def test_sigkill_of_a_host_ends_its_ray_too(serve: Serve) -> None:
     wait_for(lambda: not os.path.exists(found[1]), "the end of its directory")
 
 
-def test_sigterm_while_ray_starts_ends_the_host(serve: Serve) -> None:
-    """A host that is told to stop while it starts Ray stops, and its Ray with it."""
+def test_sigterm_during_rays_start_stops_the_host(serve: Serve) -> None:
+    """A host that is stopped while it starts Ray stops its Ray too."""
     server = serve("--handlers=m=fakes:Echo", "--models.m.replicas=1")
     wait_for(lambda: "starting Ray in" in server.log, "the start of Ray")
     found = re.search(r"starting Ray in (\S+)", server.log)
@@ -287,8 +285,8 @@ def test_sigterm_while_ray_starts_ends_the_host(serve: Serve) -> None:
     wait_for(lambda: not os.path.exists(found[1]), "the end of its directory")
 
 
-def test_a_ray_that_does_not_start_is_started_once_more(serve: Serve) -> None:
-    """One failure of Ray's, as a port that somebody else took, is no failed model."""
+def test_failed_start_of_ray_is_retried(serve: Serve) -> None:
+    """One failed start of Ray, as for a port in use, does not fail the model."""
     server = serve("--handlers=m=fakes:Echo", "--models.m.replicas=1")
 
     def heads() -> list[psutil.Process]:
@@ -305,8 +303,8 @@ def test_a_ray_that_does_not_start_is_started_once_more(serve: Serve) -> None:
     assert 0 == server.stop()
 
 
-def test_a_ray_that_breaks_takes_no_host_with_it(serve: Serve) -> None:
-    """With Ray's own centre dead the host goes on, says so, and ends as it should."""
+def test_host_survives_a_broken_ray(serve: Serve) -> None:
+    """With Ray's control process dead the host runs on, says so, and stops cleanly."""
     server = serve(
         "--handlers=m=fakes:Echo,local=fakes:Echo",
         "--models.m.replicas=1",

@@ -1,4 +1,4 @@
-"""Models in replicas of Ray Serve are, for a client, like models in the host."""
+"""For a client, models in replicas of Ray Serve are like models in the host."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the handlers and the tests share."""
+    """A directory that the handlers and the tests share."""
     return tmp_path_factory.mktemp("replicas")
 
 
 @pytest.fixture(scope="module")
 def host(directory: Path) -> Iterator[Server]:
-    """A host with a Ray of its own, and no home to write to."""
+    """A host with its own Ray and without a home directory to write to."""
     variables = {
         "OIP_MODELS": json.dumps(MODELS),
         "REPLICA_DIR": str(directory),
@@ -72,12 +72,12 @@ def settled(server: Server) -> bool:
 
 
 def order(text: str) -> Any:
-    """A request that makes the handler do something."""
+    """Return a request that makes the handler do something."""
     return request([text], [1], "BYTES")
 
 
 def told(server: Server, model: str, text: str) -> str:
-    """The outcome of an order."""
+    """Send an order to the handler and return its outcome."""
     answer = infer_rest(server, model, order(text))
     assert 200 == answer.status, answer.document
     return str(answer.document["outputs"][0]["data"][0])
@@ -89,7 +89,7 @@ def lives(directory: Path, model: str) -> list[str]:
 
 
 def processes(server: Server, model: str, replicas: int) -> set[int]:
-    """The processes of a model's replicas, once all of them have answered."""
+    """Return the processes of a model's replicas, once all of them have answered."""
     seen: set[int] = set()
 
     def all_seen() -> bool:
@@ -108,8 +108,8 @@ def processes(server: Server, model: str, replicas: int) -> set[int]:
 # -- as in the host -----------------------------------------------------------
 
 
-def test_the_host_is_ready_with_its_replicas(host: Server) -> None:
-    """Local and replicated models live side by side, and count alike."""
+def test_host_is_ready_with_its_replicas(host: Server) -> None:
+    """Local and replicated models run side by side, and both count for readiness."""
     assert 200 == host.get("/v2/health/ready").status_code
     assert rpc(host, "ServerReady").ready
     index = {m["name"]: m["state"] for m in host.post("/v2/repository/index").json()}
@@ -118,7 +118,7 @@ def test_the_host_is_ready_with_its_replicas(host: Server) -> None:
     assert {**ready, "flawed": "UNAVAILABLE"} == index
 
 
-def test_a_replica_answers_by_both_protocols(host: Server) -> None:
+def test_replica_answers_on_both_protocols(host: Server) -> None:
     """Names, versions, ids and parameters are as those of a local model."""
     document = {**request([1.5, 2.5], [2]), "id": "mine"}
     for reply in infer_both(host, "many", document):
@@ -129,8 +129,8 @@ def test_a_replica_answers_by_both_protocols(host: Server) -> None:
         assert [1.5, 2.5] == reply.document["outputs"][0]["data"]
 
 
-def test_a_request_has_the_same_id_in_its_replica(host: Server) -> None:
-    """What the client named it, is its name in the other process too."""
+def test_request_has_the_same_id_in_its_replica(host: Server) -> None:
+    """The client's request id is also the request's id in the replica's process."""
     headers = {"x-request-id": "over-there"}
     path, document = "/v2/models/many/infer", order("tell request")
     answer = host.post(path, json=document, headers=headers)
@@ -139,7 +139,7 @@ def test_a_request_has_the_same_id_in_its_replica(host: Server) -> None:
 
 
 def test_metadata_and_configuration_are_the_handlers(host: Server) -> None:
-    """What is told of a replicated model differs from a local one by its name only."""
+    """A replicated model is described like a local one, apart from its name."""
     for path in ("", "/config"):
         replicated = host.get(f"/v2/models/many{path}").json()
         local = host.get(f"/v2/models/local{path}").json()
@@ -163,8 +163,8 @@ def test_metadata_and_configuration_are_the_handlers(host: Server) -> None:
     ],
     ids=lambda wrong: str(wrong["inputs"][0]["data"][0]),
 )
-def test_errors_arrive_as_the_handler_raised_them(host: Server, wrong: Any) -> None:
-    """Status, code and text are those of a local model: no traceback, path, address."""
+def test_errors_are_those_of_a_local_model(host: Server, wrong: Any) -> None:
+    """Status, code and text have no traceback, path or address added."""
     replicated = infer_both(host, "many", wrong)
     local = infer_both(host, "local", wrong)
     for here, there in zip(local, replicated, strict=True):
@@ -172,8 +172,8 @@ def test_errors_arrive_as_the_handler_raised_them(host: Server, wrong: Any) -> N
         assert here.error.replace("'local'", "'many'") == there.error
 
 
-def test_what_a_handler_raises_in_a_replica_is_logged_once(host: Server) -> None:
-    """With its traceback and the id of the request that the host got."""
+def test_exception_in_a_replica_is_logged_once(host: Server) -> None:
+    """The host logs its traceback with the id of the request."""
     headers = {"x-request-id": "order-4711"}
     body = request([1.0], [1])
     answer = host.post("/v2/models/wrong/infer", json=body, headers=headers)
@@ -184,8 +184,8 @@ def test_what_a_handler_raises_in_a_replica_is_logged_once(host: Server) -> None
     assert logged.endswith("InvalidRequest (400) request_id=order-4711")
 
 
-def test_a_kserve_model_answers_v1_and_v2(host: Server) -> None:
-    """A `kserve.Model` in a replica takes the body as it is."""
+def test_kserve_model_answers_v1_and_v2(host: Server) -> None:
+    """A `kserve.Model` in a replica gets the V1 body unchanged."""
     answer = host.post("/v1/models/former:predict", json={"instances": [1, 2]})
     assert (200, {"predictions": [2, 4]}) == (answer.status_code, answer.json())
     wrong = host.post("/v1/models/former:predict", json={"instances": ["wrong"]})
@@ -224,8 +224,8 @@ def test_large_tensors_travel_as_buffers(host: Server) -> None:
     assert data == answer.content[length:]
 
 
-def test_an_answer_is_the_requests_own(host: Server) -> None:
-    """A handler that answers in the same memory again spoils no answer on its way."""
+def test_each_request_gets_its_own_answer(host: Server) -> None:
+    """A handler that reuses the memory of its answers spoils no answer on its way."""
 
     def ask(number: int) -> set[float]:
         reply = infer_rest(host, "reuses", request([float(number)], [1]))
@@ -236,8 +236,8 @@ def test_an_answer_is_the_requests_own(host: Server) -> None:
     assert [{float(number)} for number in range(12)] == answers
 
 
-def test_a_handler_that_does_not_load_tells_why(host: Server) -> None:
-    """The reason is the handler's, without Ray's words around it."""
+def test_handler_that_fails_to_load_gives_its_reason(host: Server) -> None:
+    """The reason is the handler's, without Ray's text around it."""
     text = "model 'flawed' version '1' is not ready: OSError: no weights here"
     assert text == infer_rest(host, "flawed", request([1.0], [1])).error
     assert ("UNAVAILABLE", text) == (
@@ -247,7 +247,7 @@ def test_a_handler_that_does_not_load_tells_why(host: Server) -> None:
 
 
 def test_each_replica_loads_its_handler_once(host: Server, directory: Path) -> None:
-    """There are as many processes as replicas, and each one has loaded once."""
+    """There are as many processes as replicas, and each has loaded once."""
     found = processes(host, "many", 2)
     assert 2 == len(found)
     loads = Counter(line for line in lives(directory, "many") if line[:5] == "load ")
@@ -256,8 +256,8 @@ def test_each_replica_loads_its_handler_once(host: Server, directory: Path) -> N
     }
 
 
-def test_what_replicas_answer_is_counted(host: Server) -> None:
-    """Metrics and statistics have the replicated models as they have the others."""
+def test_answers_of_replicas_are_counted(host: Server) -> None:
+    """Metrics and statistics cover replicated models like all others."""
     before = host.get("/v2/models/former/stats").json()["model_stats"][0]
     infer_both(host, "former", request([1.0], [1]))
     after = host.get("/v2/models/former/stats").json()["model_stats"][0]
@@ -268,8 +268,8 @@ def test_what_replicas_answer_is_counted(host: Server) -> None:
     assert 'request_predict_seconds_count{model_name="former"}' in metrics
 
 
-def test_readiness_is_what_the_handler_says(host: Server, directory: Path) -> None:
-    """The handler's own `model_ready` is asked in a replica."""
+def test_readiness_is_the_handlers_model_ready(host: Server, directory: Path) -> None:
+    """The host calls the handler's `model_ready` in a replica."""
     path = directory / "again.unready"
     path.touch()
     try:
@@ -282,8 +282,8 @@ def test_readiness_is_what_the_handler_says(host: Server, directory: Path) -> No
 # -- limits -------------------------------------------------------------------
 
 
-def test_a_request_beyond_the_queue_is_refused(host: Server) -> None:
-    """Replicas and queue hold so many; those beyond are refused, by both protocols."""
+def test_request_beyond_the_queue_is_refused(host: Server) -> None:
+    """Requests beyond the replicas and the queue are refused on both protocols."""
     text = "model 'many' has 2 requests waiting, which is its max_queue"
 
     def ask(number: int) -> Reply:
@@ -301,8 +301,8 @@ def test_a_request_beyond_the_queue_is_refused(host: Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_request_past_its_deadline_is_told_so(host: Server) -> None:
-    """The client's deadline ends the wait, and the replica goes on to the next."""
+def test_request_fails_at_its_deadline(host: Server) -> None:
+    """The client's deadline ends the wait, and the replica takes the next request."""
     reply = infer_grpc(host, "again", order("wait 3"), timeout_s=0.5)
     assert "DEADLINE_EXCEEDED" == reply.status
     assert "0" == told(host, "again", "wait 0")
@@ -311,8 +311,8 @@ def test_a_request_past_its_deadline_is_told_so(host: Server) -> None:
 # -- death --------------------------------------------------------------------
 
 
-def test_a_replica_that_dies_is_a_clear_refusal(host: Server) -> None:
-    """The request that it took is 503, UNAVAILABLE, and the next one succeeds."""
+def test_death_of_a_replica_is_a_clear_refusal(host: Server) -> None:
+    """The request that it had is a 503, UNAVAILABLE, and the next one succeeds."""
     text = "a replica of model 'many' died while it answered; ask again"
     for reply in (
         infer_rest(host, "many", order("die")),
@@ -324,14 +324,14 @@ def test_a_replica_that_dies_is_a_clear_refusal(host: Server) -> None:
 
 
 @pytest.mark.slow
-def test_an_idempotent_handler_is_asked_again(host: Server) -> None:
-    """No client sees the death of a replica whose handler may be asked again."""
+def test_idempotent_handler_is_called_again(host: Server) -> None:
+    """If a handler is idempotent, no client notices the death of a replica."""
     assert "lives" == told(host, "again", "die at-the-first-time")
 
 
 @pytest.mark.slow
 def test_readiness_follows_the_replicas(host: Server) -> None:
-    """With its only replica dead a model is not ready, and ready with the next one."""
+    """A model is not ready with its only replica dead, and ready with the next one."""
     (process,) = processes(host, "again", 1)
     os.kill(process, signal.SIGKILL)
     wait_for(
@@ -343,8 +343,8 @@ def test_readiness_follows_the_replicas(host: Server) -> None:
 
 
 @pytest.mark.slow
-def test_the_death_of_a_replica_costs_only_what_it_had(host: Server) -> None:
-    """Of all that is sent, each is answered or clearly refused; few are refused."""
+def test_dead_replica_costs_only_its_own_requests(host: Server) -> None:
+    """Each request is answered or clearly refused, and few are refused."""
     before = processes(host, "many", 2)
     victim = before.pop()
     statuses: Counter[int] = Counter()
@@ -359,7 +359,7 @@ def test_the_death_of_a_replica_costs_only_what_it_had(host: Server) -> None:
         with ThreadPoolExecutor(4) as pool:
             statuses.update(pool.map(ask, range(200)))
     assert 200 == statuses[200] + statuses[503]
-    assert statuses[503] <= 2  # max_ongoing_requests of the one that died
+    assert statuses[503] <= 2  # max_ongoing_requests of the dead replica
     after = processes(host, "many", 2)
     assert victim not in after
 
@@ -368,8 +368,10 @@ def test_the_death_of_a_replica_costs_only_what_it_had(host: Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_reload_has_new_replicas_without_a_gap(host: Server, directory: Path) -> None:
-    """While a model is loaded anew it answers, and its old replicas unload."""
+def test_reload_replaces_the_replicas_without_a_gap(
+    host: Server, directory: Path
+) -> None:
+    """A model answers while it reloads, and its old replicas unload."""
     before = processes(host, "again", 1)
     answers: list[int | str] = []
     with ThreadPoolExecutor(1) as pool:
@@ -384,7 +386,7 @@ def test_a_reload_has_new_replicas_without_a_gap(host: Server, directory: Path) 
 
 
 @pytest.mark.slow
-def test_an_unloaded_model_has_no_replicas(host: Server, directory: Path) -> None:
+def test_unloaded_model_has_no_replicas(host: Server, directory: Path) -> None:
     """Its handler unloads and its process ends; loaded again it answers."""
     (process,) = processes(host, "again", 1)
     assert 200 == host.post("/v2/repository/models/again/unload").status_code
@@ -406,7 +408,7 @@ def ray_directory(server: Server) -> str:
 
 
 def test_ray_keeps_to_the_loopback_and_its_directory(host: Server) -> None:
-    """Nobody from outside reaches it, but for a port of each replica, with the token.
+    """Only one port of each replica is reachable from outside, with the token.
 
     That port is Ray Serve's own, for calls between replicas.
     """
@@ -423,7 +425,7 @@ def test_ray_keeps_to_the_loopback_and_its_directory(host: Server) -> None:
 
 
 def test_sigterm_ends_the_host_and_its_ray(host: Server, directory: Path) -> None:
-    """A replica answers what it has, its handler unloads, and nothing is left."""
+    """A replica answers its requests, its handler unloads, and nothing is left."""
     (process,) = processes(host, "again", 1)
     ray = ray_directory(host)
     assert processes_of(ray)

@@ -1,4 +1,4 @@
-"""KServe is imported without pandas, and no thread can tell by a fake one."""
+"""KServe is imported without pandas, and no thread sees a fake pandas."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def run(program: str) -> None:
     )
 
 
-def test_no_thread_meets_a_fake_module_while_kserve_is_imported() -> None:
-    """Neither in `sys.modules` nor by an import statement."""
+def test_no_thread_sees_a_fake_module_during_the_import() -> None:
+    """Neither `sys.modules` nor an import statement gives a fake module."""
     run(WATCHED.replace("TARGETS", "[watch]"))
     run(WATCHED.replace("TARGETS", "[watch, use_pandas]"))
 
 
-def test_what_was_deferred_is_there_when_it_is_used() -> None:
+def test_deferred_modules_are_imported_on_use() -> None:
     """KServe's data frames and its client are the real ones."""
     run(LATER)

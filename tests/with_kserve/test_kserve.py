@@ -1,6 +1,6 @@
-"""Both ways into KServe: its server around our models, our server around its models.
+"""KServe both ways: its server with our models, and our server with its models.
 
-And the packages of aiSSEMBLE, whose import paths and handlers are taken as they are.
+Also aiSSEMBLE's packages, whose import paths and handlers work unchanged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KSERVE = "aissemble_open_inference_protocol_kserve"
 
 @pytest.fixture
 def background() -> Iterator[Callable[..., Future[Any]]]:
-    """Do something in a thread of its own."""
+    """Run a call in a separate thread."""
     with ThreadPoolExecutor(2) as pool:
         yield pool.submit
 
@@ -82,7 +82,7 @@ def stock(gates: Path) -> Iterator[Server]:
     ids=["fp32", "int64", "bytes", "bool"],
 )
 @pytest.mark.parametrize("model", ["echo", "async"])
-def test_a_stock_server_serves_our_model(
+def test_stock_server_serves_our_model(
     stock: Server, model: str, data: list[Any], datatype: str
 ) -> None:
     """KServe's own REST and gRPC endpoints answer with the handler's tensors."""
@@ -98,13 +98,13 @@ def test_a_stock_server_serves_our_model(
         assert data == output["data"]
 
 
-def test_a_stock_server_answers_without_an_id(stock: Server) -> None:
-    """A request without an id is no fault there either."""
+def test_stock_server_answers_without_an_id(stock: Server) -> None:
+    """A request without an id is valid there too."""
     assert [200, "OK"] == [reply.status for reply in infer_both(stock, "echo", ONE)]
 
 
-def test_a_handler_reads_raw_grpc_tensors_in_a_stock_server(stock: Server) -> None:
-    """What KServe keeps as raw bytes reaches a handler that reads elements."""
+def test_stock_server_passes_raw_grpc_tensors(stock: Server) -> None:
+    """Tensors that KServe keeps as raw bytes reach the handler as elements."""
     wire = message("ModelInferRequest")(model_name="lists")
     wire.inputs.add(name="x", datatype="FP32", shape=[1])
     wire.raw_input_contents.append(b"\x00\x00\xc0\x3f")
@@ -112,8 +112,8 @@ def test_a_handler_reads_raw_grpc_tensors_in_a_stock_server(stock: Server) -> No
     assert [3.0] == list(answer.outputs[0].contents.fp32_contents)
 
 
-def test_a_stock_server_has_the_handlers_metadata(stock: Server) -> None:
-    """The handler's description is what KServe tells of the model."""
+def test_stock_server_has_the_handlers_metadata(stock: Server) -> None:
+    """KServe describes the model with the handler's metadata."""
     tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
     document = stock.get("/v2/models/echo").json()
     assert ("echo", [tensor], [tensor]) == (
@@ -126,7 +126,7 @@ def test_a_stock_server_has_the_handlers_metadata(stock: Server) -> None:
     assert 200 == stock.get("/v2/models/echo/ready").status_code
 
 
-def test_a_handler_runs_off_the_loop_of_a_stock_server(
+def test_handler_runs_off_the_stock_servers_loop(
     stock: Server, gates: Path, background: Callable[..., Future[Reply]]
 ) -> None:
     """While a plain handler runs, KServe's health and another model answer."""
@@ -141,10 +141,11 @@ def test_a_handler_runs_off_the_loop_of_a_stock_server(
     assert 200 == held.result().status
 
 
-def test_a_stock_server_loads_no_model_inline(stock: Server) -> None:
-    """A model that is not loaded is told as such, and no request loads it.
+def test_stock_server_loads_no_model_inline(stock: Server) -> None:
+    """A model that is not loaded is reported as such, and no request loads it.
 
-    Its handler would raise there; `load()` on KServe's event loop does nothing.
+    Its handler would raise if it were loaded; `load()` on KServe's event loop does
+    nothing.
     """
     rest, grpc = infer_both(stock, "idle", ONE)
     assert (503, "Model with name idle is not ready.") == (rest.status, rest.error)
@@ -162,7 +163,7 @@ def test_a_stock_server_loads_no_model_inline(stock: Server) -> None:
         ("ModelNotReady", 503, "UNAVAILABLE"),
     ],
 )
-def test_a_stock_server_knows_our_errors(
+def test_stock_server_keeps_our_errors(
     stock: Server, raised: str, status: int, code: str
 ) -> None:
     """Errors keep their status and text where KServe has a status for them."""
@@ -173,8 +174,8 @@ def test_a_stock_server_knows_our_errors(
     assert text == grpc.error
 
 
-def test_a_stock_server_does_not_tell_what_a_handler_raised(stock: Server) -> None:
-    """The text of a handler's own fault stays in the log there too."""
+def test_stock_server_hides_a_handlers_exception(stock: Server) -> None:
+    """The text of a handler's fault is only in the log there too."""
     rest, grpc = infer_both(stock, "raises", request(["RuntimeError"], [1], "BYTES"))
     assert (500, "INTERNAL") == (rest.status, grpc.status)
     assert "own words" not in rest.error + grpc.error
@@ -186,7 +187,7 @@ def test_a_stock_server_does_not_tell_what_a_handler_raised(stock: Server) -> No
 
 @pytest.fixture(scope="module")
 def host(gates: Path) -> Iterator[Server]:
-    """Models of KServe beside a handler."""
+    """A server with models of KServe beside a handler."""
     with Server(
         "--handlers=double=fakes:KServeDouble,gated=fakes:KServeGated,"
         "echo=fakes:Echo,failing=fakes:KServeLoads?",
@@ -196,11 +197,11 @@ def host(gates: Path) -> Iterator[Server]:
 
 
 def predict(server: Server, model: str, instances: list[Any]) -> httpx.Response:
-    """Ask over V1."""
+    """Send a V1 request."""
     return server.post(f"/v1/models/{model}:predict", json={"instances": instances})
 
 
-def test_a_kserve_model_keeps_its_v1_endpoint(host: Server) -> None:
+def test_kserve_model_keeps_its_v1_endpoint(host: Server) -> None:
     """A kserve.Model as an entry point answers V1 as under KServe."""
     answer = predict(host, "double", [1, 2.5])
     assert (200, {"predictions": [2, 5.0]}) == (answer.status_code, answer.json())
@@ -208,7 +209,7 @@ def test_a_kserve_model_keeps_its_v1_endpoint(host: Server) -> None:
     assert (200, {"name": "double", "ready": True}) == (ready.status_code, ready.json())
 
 
-def test_a_kserve_model_answers_v2_on_both_protocols(host: Server) -> None:
+def test_kserve_model_answers_v2_on_both_protocols(host: Server) -> None:
     """Its `predict` gets an InferRequest, and its InferResponse is the answer."""
     asked = request([1.0, 2.5], [1, 2], id="7")
     expected = {
@@ -224,8 +225,8 @@ def test_a_kserve_model_answers_v2_on_both_protocols(host: Server) -> None:
     assert ("OK", expected) == (grpc.status, grpc.document)
 
 
-def test_a_kserve_model_gets_raw_grpc_tensors(host: Server) -> None:
-    """Raw contents are elements to it, and a raw request gets a raw answer."""
+def test_kserve_model_gets_raw_grpc_tensors(host: Server) -> None:
+    """Raw contents reach it as elements, and a raw request gets a raw answer."""
     wire = message("ModelInferRequest")(model_name="double")
     wire.inputs.add(name="x", datatype="FP32", shape=[1])
     wire.raw_input_contents.append(b"\x00\x00\xc0\x3f")
@@ -233,14 +234,14 @@ def test_a_kserve_model_gets_raw_grpc_tensors(host: Server) -> None:
     assert [b"\x00\x00\x40\x40"] == list(answer.raw_output_contents)
 
 
-def test_a_handler_is_served_beside_a_kserve_model(host: Server) -> None:
-    """Both kinds live in one server, in one list."""
+def test_handler_is_served_beside_a_kserve_model(host: Server) -> None:
+    """One server has both kinds and lists them together."""
     assert [200, "OK"] == [reply.status for reply in infer_both(host, "echo", ONE)]
     names = ["double", "gated", "echo", "failing"]
     assert names == host.get("/v2/models").json()["models"]
 
 
-def test_a_plain_predict_does_not_block_the_server(
+def test_plain_predict_does_not_block_the_server(
     host: Server, gates: Path, background: Callable[..., Future[httpx.Response]]
 ) -> None:
     """While a kserve.Model's plain `predict` runs, everything else answers."""
@@ -273,7 +274,7 @@ def test_a_plain_predict_does_not_block_the_server(
         "handler: no instances", "handler explain", "failed", "unknown",
     ],
 )  # fmt: skip
-def test_a_failure_of_v1_is_an_error_like_any_other(
+def test_v1_failure_is_an_error_document(
     host: Server, path: str, content: bytes, status: int
 ) -> None:
     """V1 answers `{"error": …}` with the right status, and no stack trace."""
@@ -283,8 +284,8 @@ def test_a_failure_of_v1_is_an_error_like_any_other(
     assert "Traceback" not in answer.text
 
 
-def test_a_kserve_model_that_does_not_load_tells_why(host: Server) -> None:
-    """Its exception is the reason, on every way to it."""
+def test_kserve_model_that_fails_to_load_gives_its_reason(host: Server) -> None:
+    """Its exception is the reason, on every protocol."""
     text = "model 'failing' version '1' is not ready: RuntimeError: no weights here"
     rest, grpc = infer_both(host, "failing", ONE)
     assert (503, text) == (rest.status, rest.error)
@@ -305,10 +306,10 @@ def test_a_kserve_model_that_does_not_load_tells_why(host: Server) -> None:
     ],
     ids=["types", "handler", "dataplane", "kserve"],
 )
-def test_the_import_paths_of_aissemble_give_the_same_objects(
+def test_import_paths_of_aissemble_give_the_same_objects(
     path: str, homes: tuple[Any, ...]
 ) -> None:
-    """A name that is imported by its upstream path is the host's own."""
+    """A name imported by its upstream path is the host's own object."""
     module = importlib.import_module(path)
     assert module.__all__
     for name in module.__all__:
@@ -363,7 +364,7 @@ class Wrong(Double):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The upstream wheel in a directory of its own, with a handler made for it."""
+    """The upstream wheel in its own directory, with a handler written for it."""
     target = tmp_path_factory.mktemp("wheel")
     package = "aissemble-open-inference-protocol-shared==1.1.0"
     command = [
@@ -378,10 +379,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_a_handler_of_the_upstream_wheel_is_hosted(
+def test_handler_of_the_upstream_wheel_is_served(
     serve: Callable[..., Server], wheel: Path
 ) -> None:
-    """Handlers whose base class and messages are not ours are served alike."""
+    """Handlers with upstream's base class and messages are served like ours."""
     server = serve(
         "--handlers=double=upstream_handler:Double,wrong=upstream_handler:Wrong",
         env={"PYTHONPATH": os.pathsep.join([str(wheel), str(SUPPORT)])},
