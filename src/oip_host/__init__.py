@@ -7,8 +7,11 @@ imports neither kserve nor a plugin.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+import oip_handler
 
 if TYPE_CHECKING:
     from oip_handler import (
@@ -42,33 +45,8 @@ if TYPE_CHECKING:
     from oip_host.host.host import Host
     from oip_host.model_server import AissembleOIPKServe, ModelServer
 
-_HOMES = {
-    "oip_handler": (
-        "DataplaneHandler",
-        "Datatype",
-        "DeadlineExceeded",
-        "HandlerFault",
-        "InferenceRequest",
-        "InferenceResponse",
-        "InvalidRequest",
-        "MetadataTensor",
-        "ModelHandler",
-        "ModelMetadataResponse",
-        "ModelNotFound",
-        "ModelNotReady",
-        "ModelPath",
-        "ModelReadyResponse",
-        "NotSupported",
-        "OIPError",
-        "Overloaded",
-        "Parameters",
-        "RequestInput",
-        "RequestOutput",
-        "ResponseOutput",
-        "TensorData",
-        "model_file",
-        "request_id",
-    ),
+_HOMES: dict[str, Sequence[str]] = {
+    "oip_handler": oip_handler.__all__,
     "oip_host.errors": ("ConfigurationError",),
     "oip_host.hookspecs": (
         "HandlerEntry",
