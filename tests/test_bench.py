@@ -87,7 +87,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_short_run_measures_every_load_and_writes_the_page(
     tmp_path: Path, scratch: Path
 ) -> None:
-    """Host and floor answer every request; page and file are written, no more."""
+    """Host and floor answer every request; only page and results are left."""
     page, kept = tmp_path / "page.md", tmp_path / "new" / "results.json"
     page.write_text(PAGE)
     done = subprocess.run(

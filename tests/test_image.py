@@ -99,7 +99,7 @@ def test_missing_builder_is_named_by_the_script(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_image_is_slim_and_describes_itself(image: str) -> None:
-    """Its size, labels, user, ports, command and health check are as documented."""
+    """Its size, labels, user, ports, command and health check are as expected."""
     document = json.loads(images.command("podman", "image", "inspect", image))[0]
     config, labels = document["Config"], document["Labels"]
     assert images.size(image) < LARGEST

@@ -209,7 +209,7 @@ def test_reloaded_model_has_the_current_options(
     assert 504 == infer_rest(server, "slow", late).status
 
 
-# -- what differs -------------------------------------------------------------
+# -- differences ---------------------------------------------------------------
 
 
 class Guarded(Echo):

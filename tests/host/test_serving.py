@@ -903,8 +903,8 @@ def test_failed_model_gives_its_reason_in_every_answer(
     assert text in broken.get(READY).json()["error"]
 
 
-def test_unready_model_refuses_an_invalid_request_as_unready(broken: Server) -> None:
-    """Whether the request is valid does not matter, on both protocols."""
+def test_unready_model_refuses_an_invalid_request(broken: Server) -> None:
+    """A model that is not ready says so to an invalid request too."""
     rest, grpc = infer_both(broken, "false", request([1.0], [1], "FP33"))
     assert (503, "UNAVAILABLE") == (rest.status, grpc.status)
     assert rest.error == grpc.error

@@ -53,9 +53,7 @@ async def until(condition: Callable[[], object], seconds: float = DEADLINE_S) ->
 
 async def test_quick_tasks_share_one_thread() -> None:
     """Without tasks there is no thread; tasks that do not block need only one."""
-    pool = ThreadPool(
-        held_up_s=NEVER_S
-    )  # a pause of the machine must not start a thread
+    pool = ThreadPool(held_up_s=NEVER_S)  # a slow machine starts no thread
     assert 0 == len(pool)
     for _ in range(20):
         tasks = [Quick() for _ in range(10)]
@@ -80,9 +78,7 @@ async def test_blocked_thread_does_not_block_other_tasks() -> None:
     for task in held:
         task.go.set()
     await until(lambda: all(task.ended.is_set() for task in held))
-    await until(
-        lambda: pool._idle == len(pool)
-    )  # a thread is free shortly after its task
+    await until(lambda: pool._idle == len(pool))  # free a little later
     again = [Held() for _ in range(9)]
     for task in again:
         pool.start(task)

@@ -483,7 +483,7 @@ async def test_max_concurrency_batches_run_at_once(host: Host, kind: str) -> Non
     assert [4, 5] == hosted.calls.made[2]
 
 
-# -- what fails ---------------------------------------------------------------
+# -- failures -----------------------------------------------------------------
 
 
 @both_kinds
@@ -826,7 +826,7 @@ async def test_delay_starts_with_the_oldest_request(host: Host) -> None:
     """The delay is counted from the oldest request that is still waiting."""
     hosted = await host(max_batch_delay_ms=1000)
     leaving = hosted.ask(1)
-    await asyncio.sleep(0.1)  # far less, so that a machine that pauses runs nothing
+    await asyncio.sleep(0.1)  # far less than the delay, also on a slow machine
     began = time.perf_counter()
     staying = hosted.ask(2)
     leaving.cancel()

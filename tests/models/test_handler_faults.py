@@ -267,7 +267,7 @@ async def test_failed_request_leaves_no_garbage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The objects of an exception are freed at once, without the collector."""
-    # pytest keeps what is logged, and with it the traceback
+    # pytest keeps log records, and with them the traceback
     monkeypatch.setattr(logging.getLogger("oip_host"), "disabled", True)
     model = AissembleOIPKServe("m", Poisoned())
     assert await model.load_handler()

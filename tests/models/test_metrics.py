@@ -276,7 +276,7 @@ def test_any_model_name_is_escaped(kind: str) -> None:
     assert name == dict(key[1])["model_name"]
 
 
-# -- what is counted ----------------------------------------------------------
+# -- counts -------------------------------------------------------------------
 
 
 async def test_real_inferences_are_counted() -> None:

@@ -538,7 +538,7 @@ def test_concurrent_loads_and_unloads_are_consistent(
 def test_unload_at_startup_waits_for_the_load(
     life: Path, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    """A model that is unloaded during its first load ends up unloaded."""
+    """A model unloaded during its first load ends up unloaded, its handler too."""
     (tmp_path / "slow.hold").touch()
     server = serve(
         "--handlers=slow=fakes.lives:Fickle",

@@ -149,9 +149,7 @@ def test_concurrent_requests_are_counted_exactly(host: Server) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_statistics_of_all_models_or_a_name_or_a_version(
-    host: Server, protocol: str
-) -> None:
+def test_statistics_filter_by_model_and_version(host: Server, protocol: str) -> None:
     """Without a name all versions of all models are listed, otherwise the model's."""
 
     def versions(model: str = "", version: str = "") -> list[tuple[str, str]]:

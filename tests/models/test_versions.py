@@ -139,9 +139,10 @@ def test_versions_are_counted_apart(host: Server) -> None:
 
 
 def test_newest_loaded_version_answers(host: Server, life: Path) -> None:
-    """A newer version takes over once it has loaded; unloaded together, none answers.
+    """A newer version takes over as soon as it has loaded.
 
-    A version that is not ready says so when it is named.
+    A version that is not ready says so when it is named; after an unload of the model
+    the newest one says so.
     """
     text = "model 'half' version '2' is not ready: RuntimeError: no weights today"
     assert ["1", "1"] == [answering(one) for one in infer_both(host, "half", ONE)]
