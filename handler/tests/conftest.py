@@ -1,10 +1,10 @@
-"""What the tests of the contract share; they also run without the host."""
+"""The test settings of the contract; its tests also run without the host."""
 
 from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-# A busy machine draws and runs an example as slowly as it likes: time is no fault.
+# On a busy machine an example may be slow to draw and run: that is no failure.
 settings.register_profile(
     "suite",
     deadline=None,

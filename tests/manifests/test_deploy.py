@@ -1,4 +1,4 @@
-"""What `deploy/` has is what `oip-host manifest` prints, and is valid."""
+"""The files in `deploy/` are the output of `oip-host manifest`, and are valid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KUSTOMIZE = ROOT / "deploy" / "kustomize"
 kustomize = pytest.mark.skipif(
     not shutil.which("kubectl"), reason="kubectl is not installed"
 )
-# `make test-all` installs it; it is large, and for some Pythons only
+# `make test-all` installs it; it is large and supports only some Pythons
 helm = pytest.mark.skipif(
     importlib.util.find_spec("helm_sdkpy") is None, reason="helm-sdkpy is not installed"
 )
@@ -47,7 +47,7 @@ OVERLAYS = [path.parent for path in sorted(KUSTOMIZE.rglob("kustomization.yaml")
 def test_kustomize_builds_what_the_command_prints(
     name: str, arguments: list[str]
 ) -> None:
-    """The directories are the command's output: print them again after a change."""
+    """The directories hold the command's output: print them again after a change."""
     found = {document["kind"]: document for document in built(KUSTOMIZE / name)}
     assert {document["kind"]: document for document in printed(*arguments)} == found
 
@@ -55,7 +55,7 @@ def test_kustomize_builds_what_the_command_prints(
 @kustomize
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: str(p.relative_to(KUSTOMIZE)))
 def test_every_kustomization_is_valid(path: Path) -> None:
-    """Each directory builds to documents that the schemas take."""
+    """The schemas accept all documents that each directory builds."""
     found = built(path)
     assert found
     assert [wrong(document) for document in found] == [[] for _ in found]
@@ -63,7 +63,7 @@ def test_every_kustomization_is_valid(path: Path) -> None:
 
 @kustomize
 def test_an_overlay_changes_the_image_and_the_namespace() -> None:
-    """Kustomize's own fields reach into an InferenceService, and nothing gets lost."""
+    """Kustomize's own fields work in an InferenceService; no other field is lost."""
     found = {d["kind"]: d for d in built(KUSTOMIZE / "overlays" / "production")}
     service = found["InferenceService"]
     serving = container(service)
@@ -85,7 +85,7 @@ def test_the_chart_has_the_version_of_the_project() -> None:
 
 
 def plain(document: Any) -> Any:
-    """A document without what Helm adds, with the options of models as an object."""
+    """Return a document without Helm's additions, with `OIP_MODELS` as an object."""
     metadata = document["metadata"]
     for part, added in (("annotations", "meta.helm.sh"), ("labels", "managed-by")):
         kept = {k: v for k, v in metadata.get(part, {}).items() if added not in k}
@@ -155,7 +155,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_the_chart_installs_what_the_command_prints(
     values: dict[str, Any], arguments: list[str]
 ) -> None:
-    """For the same choices Helm creates the documents that the command prints."""
+    """For equal choices Helm creates the documents that the command prints."""
     created = installed(values)
     assert [wrong(document) for document in created] == [[] for _ in created]
     expected = printed("--namespace=ml", *arguments)
@@ -165,7 +165,7 @@ def test_the_chart_installs_what_the_command_prints(
 
 @pytest.mark.slow
 @helm
-def test_the_chart_takes_more_of_a_pod() -> None:
+def test_chart_adds_volumes_and_pod_fields() -> None:
     """Volumes, mounts and fields of the pod are added to the chart's own."""
     volume = {"name": "plugins", "persistentVolumeClaim": {"claimName": "plugins"}}
     mount = {"name": "plugins", "mountPath": "/plugins"}
@@ -195,7 +195,7 @@ def test_the_chart_takes_more_of_a_pod() -> None:
     ],
     ids=["unknown", "twice", "no text", "no KServe", "check", "no replicas"],
 )
-def test_the_chart_refuses_what_is_wrong(values: dict[str, Any], fault: str) -> None:
-    """Values that would not deploy are refused with what is wrong."""
+def test_chart_refuses_wrong_values(values: dict[str, Any], fault: str) -> None:
+    """Values that cannot be deployed are refused with the reason."""
     with pytest.raises(HelmError, match=fault):
         installed(values)

@@ -1,4 +1,4 @@
-"""Manifests: valid for Kubernetes and KServe, complete, and they run as they are."""
+"""Manifests are valid for Kubernetes and KServe, complete, and run unchanged."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ECHO = "--handlers=echo=fakes:Echo"
 
 
 def faults(*arguments: str) -> list[str]:
-    """The faults for which nothing is printed."""
+    """Return the faults of arguments for which no manifest is made."""
     with pytest.raises(ConfigurationError) as caught:
         configure(*arguments)
     return list(caught.value.faults)
 
 
-# -- they are valid -----------------------------------------------------------
+# -- validity -----------------------------------------------------------------
 
 KINDS = {
     "as it is": ([], ["InferenceService"]),
@@ -62,7 +62,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("arguments", "kinds"), KINDS.values(), ids=list(KINDS))
 def test_a_manifest_is_valid(arguments: list[str], kinds: list[str]) -> None:
-    """KServe's schemas and Kubernetes' take every document, field by field."""
+    """The schemas of KServe and Kubernetes accept every field of every document."""
     found = printed(ECHO, "--models.echo.settings.token=x", *arguments)
     assert kinds == [document["kind"] for document in found]
     assert [wrong(document) for document in found] == [[] for _ in kinds]
@@ -78,18 +78,18 @@ def test_a_manifest_is_valid(arguments: list[str], kinds: list[str]) -> None:
     ],
     ids=["unknown field", "wrong type", "unknown field in depth", "missing field"],
 )
-def test_a_wrong_manifest_is_noticed(change: Callable[[Any], Any], fault: str) -> None:
-    """The schemas that the tests use tell a wrong field from a right one."""
+def test_schemas_reject_a_wrong_manifest(change: Callable[[Any], Any], fault: str) -> None:
+    """The schemas of the tests reject wrong, misplaced and missing fields."""
     (document,) = copy.deepcopy(printed(ECHO))
     change(document)
     assert any(fault in line for line in wrong(document))
 
 
-# -- what they hold -----------------------------------------------------------
+# -- contents -----------------------------------------------------------------
 
 
 def test_every_option_that_is_set_is_in_the_manifest(tmp_path: Path) -> None:
-    """Whatever source set an option, the host in the container reads the same."""
+    """The host in the container reads the same options, whatever their source."""
     (tmp_path / "oip.properties").write_text("oip_max_connections=7\n")
     env = {
         "KRAUSENING_BASE": str(tmp_path),
@@ -118,7 +118,7 @@ def test_every_option_that_is_set_is_in_the_manifest(tmp_path: Path) -> None:
 
 
 def test_a_secret_is_not_printed() -> None:
-    """A secret's place is taken by a reference, and the reader is told what to make."""
+    """A reference replaces each secret, and the notes say which secret to create."""
     env = {"OIP_MODELS__ECHO_2_X__SETTINGS__API_KEY": "s3cret"}
     arguments = [
         "--handlers=echo=fakes:Echo,echo-2.x=fakes:Echo",
@@ -152,7 +152,7 @@ HARD = [
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 def test_kubernetes_reads_the_values_that_were_set(tmp_path: Path) -> None:
-    """YAML's readers differ on 1e3 and 0o14; Kubernetes reads what was meant."""
+    """YAML readers differ on 1e3 and 0o14; Kubernetes reads the values as set."""
     names = [f"manifest-{number}.yaml" for number in range(len(HARD))]
     for number, (name, value) in enumerate(zip(names, HARD, strict=True)):
         arguments = [ECHO, f"--access_log_format={value}", f"--name=n{number}"]
@@ -168,7 +168,7 @@ def test_kubernetes_reads_the_values_that_were_set(tmp_path: Path) -> None:
 
 
 def test_the_grace_period_covers_the_drain() -> None:
-    """Kubernetes kills later than the host ends; on Knative that is the timeout."""
+    """Kubernetes kills only after the host's own limits; Knative uses its timeout."""
     times = [ECHO, "--drain_delay_s=20.5", "--grace_period_s=300"]
     (standard,) = printed(*times)
     assert 329 == standard["spec"]["predictor"]["terminationGracePeriodSeconds"]
@@ -178,7 +178,7 @@ def test_the_grace_period_covers_the_drain() -> None:
 
 
 def test_ports_and_probes_follow_the_options() -> None:
-    """REST comes first, gRPC by name where it can be; TLS is asked for."""
+    """REST comes first, gRPC follows where a name is possible, and probes use TLS."""
     (standard,) = printed(ECHO, "--http_port=9000", "--tls_cert_file=/tls/tls.crt")
     assert [("http", 9000), ("grpc", 8081)] == [
         (port["name"], port["containerPort"]) for port in container(standard)["ports"]
@@ -196,8 +196,8 @@ def test_ports_and_probes_follow_the_options() -> None:
     assert ["http"] == [port["name"] for port in container(alone)["ports"]]
 
 
-def test_probes_and_scrapes_go_to_a_port_of_their_own() -> None:
-    """With a probe port, nothing but the models is at that of REST, but on Knative."""
+def test_probes_and_scrapes_use_the_probe_port() -> None:
+    """With `--probe_port` probes and scrapes leave the REST port, except on Knative."""
     arguments = [ECHO, "--probe_port=9090", "--tls_cert_file=/tls/tls.crt"]
     (document,) = printed(*arguments)
     live = container(document)["livenessProbe"]["httpGet"]
@@ -208,8 +208,8 @@ def test_probes_and_scrapes_go_to_a_port_of_their_own() -> None:
     assert 8080 == container(knative)["livenessProbe"]["httpGet"]["port"]
 
 
-def test_a_runtime_has_the_server_and_a_service_the_models() -> None:
-    """The runtime is one for many services; each of those says what it serves."""
+def test_runtime_has_the_server_and_service_the_models() -> None:
+    """Many services can use one runtime; each service names its own models."""
     arguments = [ECHO, "--storage_uri=s3://a/b", "--max_connections=9"]
     runtime, service = printed(*arguments, "--runtime=namespaced", "--name=ml")
     assert "multiModel" not in runtime["spec"]
@@ -227,7 +227,7 @@ def test_a_runtime_without_storage_comes_alone() -> None:
     assert "without an InferenceService" in done.stderr
 
 
-# -- what is refused ----------------------------------------------------------
+# -- refusals -----------------------------------------------------------------
 
 REFUSED = {
     "selection": (["--handlers=nowhere"], "no installed handler is named 'nowhere'"),
@@ -257,14 +257,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("arguments", "fault"), REFUSED.values(), ids=list(REFUSED))
-def test_what_cannot_be_deployed_is_refused(arguments: list[str], fault: str) -> None:
-    """Nothing is printed for what is wrong, and one line tells what and why."""
+def test_undeployable_options_are_refused(arguments: list[str], fault: str) -> None:
+    """A wrong option prints no manifest, and one error line with the reason."""
     (line,) = faults(ECHO, *arguments)
     assert fault in line
 
 
-def test_all_faults_are_told_at_once() -> None:
-    """Every fault has its line, whichever part of the configuration it is in."""
+def test_all_faults_are_reported_at_once() -> None:
+    """Each fault in any part of the configuration has its own line."""
     wrong_ = ["--handlers=nowhere", "--cpu=x", "--http_port=y", "--bind=::1"]
     done = oip_host("manifest", *wrong_)
     assert (2, "") == (done.returncode, done.stdout)
@@ -272,15 +272,15 @@ def test_all_faults_are_told_at_once() -> None:
     assert 4 == len([line for line in told if line.startswith("error: ")]) == len(told)
 
 
-def test_no_option_is_one_of_the_hosts_too() -> None:
-    """An option of the command means itself, and none of serve."""
+def test_options_differ_from_those_of_serve() -> None:
+    """No option of the command has the name of an option of `serve`."""
     assert not {flag(n) for n in Target.model_fields} & {
         flag(n) for n in Settings.model_fields
     }
 
 
 def test_every_option_of_the_command_is_listed() -> None:
-    """The page has each option with its default and its description."""
+    """The documentation lists each option with its default and its description."""
     rows = tables("kubernetes.md")["option|default"]
     shown = {name: default for name, default, _ in rows}
     assert [row[2] for row in rows] == [
@@ -291,13 +291,13 @@ def test_every_option_of_the_command_is_listed() -> None:
         assert shown[f"`{flag(name)}`"] == f"`{default}`"
 
 
-def test_help_tells_the_options() -> None:
+def test_help_lists_the_options() -> None:
     """`--help` has every option of the command."""
     told = oip_host("manifest", "--help").stdout
     assert [n for n in Target.model_fields if flag(n) not in told] == []
 
 
-# -- they run -----------------------------------------------------------------
+# -- running ------------------------------------------------------------------
 
 
 def free_ports(count: int) -> list[int]:
@@ -309,7 +309,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def probe(asked: Any) -> bool:
-    """As the kubelet asks: any status from 200 to 399 is success."""
+    """Probe as the kubelet does: any status from 200 to 399 is success."""
     url = f"{asked['scheme'].lower()}://127.0.0.1:{asked['port']}{asked['path']}"
     try:
         return 200 <= httpx.get(url, timeout=5).status_code < 400
@@ -318,7 +318,7 @@ def probe(asked: Any) -> bool:
 
 
 def passes(check: Any, process: subprocess.Popen[bytes]) -> None:
-    """Wait for a probe as long as the kubelet would."""
+    """Wait for a probe's success as long as the kubelet would."""
 
     def answered() -> bool:
         assert process.poll() is None, "the container ended"
@@ -330,7 +330,7 @@ def passes(check: Any, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def containers() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Run a container's command here, with nothing but its own environment."""
+    """Run a container's command locally with only its own environment."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(found: Any, command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -349,10 +349,10 @@ def containers() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def test_a_manifest_runs_as_it_is(
+def test_manifest_runs_unchanged(
     containers: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
-    """Its command and environment serve, its probes pass, and its grace is enough."""
+    """Its command serves, its probes succeed, and its grace period is long enough."""
     http_port, grpc_port = free_ports(2)
     (document,) = printed(
         ECHO, "--models.echo.max_queue=3", "--drain_delay_s=0.1", "--grace_period_s=1",
@@ -381,7 +381,7 @@ def test_a_manifest_runs_as_it_is(
 
 
 def test_a_manifest_needs_no_server() -> None:
-    """It is made in a moment: without kserve, and without the handlers."""
+    """Making a manifest imports neither kserve, nor grpc, nor the handlers."""
     program = (
         "import sys\n"
         "sys.argv = ['oip-host', 'manifest', '--handlers=iris=fakes:Echo']\n"

@@ -1,7 +1,7 @@
-"""Each request is counted once: with its model and its outcome, or as refused.
+"""Each request is counted once: with its model and outcome, or as refused.
 
-Every test looks at all series of requests, so that what is counted twice, or with
-another model, is found too.
+Every test compares all series of requests, so that it also finds a request that is
+counted twice or with another model.
 """
 
 from __future__ import annotations
@@ -102,35 +102,35 @@ def shut(directory: Path) -> Iterator[Shut]:
 
 
 def metric(server: Server, name: str, model: str) -> float:
-    """The one sample of a model."""
+    """Return the only sample of a model."""
     return series(scrape(server), name)[name, model, "1"]
 
 
 def scraped(server: Server, *names: str) -> Series:
-    """The counts of requests, and the samples of these names."""
+    """Return the counts of requests and the samples with these names."""
     return series(scrape(server), REQUESTS, REFUSED, *names)
 
 
 def v1(server: Server, model: str, document: Any = None) -> Any:
-    """Ask by V1."""
+    """Send a request by V1."""
     asked = {"instances": [[1, 2]]} if document is None else document
     return server.post(f"/v1/models/{model}:predict", json=asked)
 
 
 def ask(way: str, server: Server, model: str) -> Any:
-    """The smallest request."""
+    """Send the smallest request."""
     if way == "v1":
         return v1(server, model)
     return (infer_rest if way == "rest" else infer_grpc)(server, model, ONE)
 
 
 def of(model: str, outcome: str, way: str, times: int = 1) -> Series:
-    """What that is as the only change of the counts."""
+    """Return the change of the counts that such requests make."""
     return {(REQUESTS, model, "1", outcome, way): times}
 
 
 def refused(way: str, reason: str) -> Series:
-    """The same for what no model has."""
+    """Return the change of the counts that one refused request makes."""
     return {(REFUSED, way, reason): 1}
 
 
@@ -152,7 +152,7 @@ def refused(way: str, reason: str) -> Series:
 def test_an_inference_is_counted_once(
     host: Server, way: str, model: str, outcome: str
 ) -> None:
-    """With its model, its protocol and what became of it, and nothing beside that."""
+    """An inference changes one count: that of its model, protocol and outcome."""
     before = scraped(host)
     if model == "kserve" and way == "v1":
         v1(host, model, {"instances": [1]})
@@ -162,8 +162,8 @@ def test_an_inference_is_counted_once(
 
 
 @by_way
-def test_a_model_that_is_unknown_is_a_refusal(host: Server, way: str) -> None:
-    """A client cannot make series of its own: the name that it gives is no label."""
+def test_request_for_unknown_model_is_a_refusal(host: Server, way: str) -> None:
+    """The model name in a request makes no new series."""
     before = scraped(host)
     ask(way, host, "nobody")
     assert refused(way, "ModelNotFound") == risen(before, scraped(host))
@@ -171,8 +171,8 @@ def test_a_model_that_is_unknown_is_a_refusal(host: Server, way: str) -> None:
 
 
 @by_way
-async def test_a_full_queue_is_counted(host: Server, shut: Shut, way: str) -> None:
-    """Once for each request that it refuses; those that it takes are `ok` later."""
+async def test_requests_refused_by_a_full_queue_are_counted(host: Server, shut: Shut, way: str) -> None:
+    """Each refusal counts as `Overloaded`; the accepted requests are `ok` later."""
     gate = shut("full")
     before = scraped(host)
     async with Clients(host) as clients:
@@ -186,8 +186,8 @@ async def test_a_full_queue_is_counted(host: Server, shut: Shut, way: str) -> No
 
 
 @by_way
-async def test_a_deadline_is_counted(host: Server, shut: Shut, way: str) -> None:
-    """Where the host's limit is over."""
+async def test_expired_deadline_is_counted(host: Server, shut: Shut, way: str) -> None:
+    """A request that exceeds the host's limit counts as `DeadlineExceeded`."""
     gate = shut("late")
     before = scraped(host)
     async with Clients(host) as clients:
@@ -198,10 +198,10 @@ async def test_a_deadline_is_counted(host: Server, shut: Shut, way: str) -> None
 
 
 @pytest.mark.parametrize("way", [*WAYS, "reset"])
-async def test_a_client_that_leaves_is_counted(
+async def test_request_of_a_gone_client_is_counted(
     host: Server, shut: Shut, way: str
 ) -> None:
-    """As `Cancelled`, and its place is free again."""
+    """A request whose client leaves counts as `Cancelled` and frees its place."""
     gate = shut("left")
     before = scraped(host)
     counted = of("left", "Cancelled", "rest" if way == "reset" else way)
@@ -216,7 +216,7 @@ async def test_a_client_that_leaves_is_counted(
     wait_for(lambda: not metric(host, in_flight, "left"), "a free place")
 
 
-# -- what is no whole request, and what no model has --------------------------
+# -- bodies that cannot be read, and refusals ---------------------------------
 
 
 def post(path: str, content: bytes, **headers: str) -> Ask:
@@ -248,17 +248,17 @@ BOMB = gzip.compress(b" " * 2 * LIMIT)
         ),
     ],
 )
-def test_a_body_that_cannot_be_read_is_its_models(
+def test_unreadable_body_counts_for_the_model(
     host: Server, path: str, way: str, content: bytes, headers: Any, outcome: str
 ) -> None:
-    """Whoever finds the fault, KServe's own code too: its path has the model."""
+    """The path names the model, also where KServe's own code finds the fault."""
     before = scraped(host)
     post(path, content, **headers)(host, "echo")
     assert of("echo", outcome, way) == risen(before, scraped(host))
 
 
 def raw(data: bytes) -> Ask:
-    """Send this, and read what comes."""
+    """Return a function that sends these bytes and reads the whole answer."""
 
     def send(server: Server, model: str) -> None:
         address = ("127.0.0.1", server.http_port)
@@ -271,7 +271,7 @@ def raw(data: bytes) -> Ask:
 
 
 def garbage(server: Server, model: str) -> None:
-    """A message by gRPC that is none."""
+    """Send bytes by gRPC that are no message."""
     with grpc.insecure_channel(server.grpc_address) as channel:
         call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         with pytest.raises(grpc.RpcError):
@@ -316,10 +316,10 @@ LARGE_INFER = LARGE.replace(b"GET /v2 ", b"POST /v2/models/echo/infer ")
         pytest.param(garbage, "grpc", "InvalidRequest", id="no message"),
     ],
 )  # fmt: skip
-def test_what_reaches_no_model_is_a_refusal(
+def test_request_that_reaches_no_model_is_a_refusal(
     host: Server, send: Ask, way: str, reason: str
 ) -> None:
-    """It is counted once, by its reason, and no model has it too."""
+    """A refusal is counted once, by its reason, and for no model."""
     before = scraped(host)
     send(host, "echo")
     assert refused(way, reason) == risen(before, scraped(host))
@@ -327,7 +327,7 @@ def test_what_reaches_no_model_is_a_refusal(
 
 @pytest.mark.parametrize("path", ["/v2/models/echo/infer", "/v1/models/echo:predict"])
 def test_half_a_request_is_not_counted(host: Server, path: str) -> None:
-    """A client that leaves within its body has asked for nothing."""
+    """A request whose client leaves within the body is not counted."""
     before = scraped(host, "process_open_fds")
     address = ("127.0.0.1", host.http_port)
     with socket.create_connection(address, timeout=DEADLINE_S) as connection:
@@ -337,10 +337,10 @@ def test_half_a_request_is_not_counted(host: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["gone", "failed"])
-def test_asking_whether_a_model_is_ready_is_no_refusal(
+def test_negative_readiness_is_no_refusal(
     host: Server, model: str
 ) -> None:
-    """A probe that is told no has its answer, by every protocol."""
+    """A probe that gets "not ready" counts as no refusal, by any protocol."""
     before = scraped(host)
     assert 503 == host.get(f"/v2/models/{model}/ready").status_code
     assert 503 == host.get(f"/v1/models/{model}").status_code
@@ -348,7 +348,7 @@ def test_asking_whether_a_model_is_ready_is_no_refusal(
     assert {} == risen(before, scraped(host))
 
 
-def test_what_is_no_inference_is_not_counted(host: Server) -> None:
+def test_only_inferences_are_counted(host: Server) -> None:
     """Health, metadata, statistics and metrics are neither requests nor refusals."""
     before = scraped(host)
     for path in ("/v2", "/v2/health/live", "/v2/models", "/v2/models/echo",
@@ -362,7 +362,7 @@ def test_what_is_no_inference_is_not_counted(host: Server) -> None:
 
 
 def sizes(host: Server, before: Series, model: str) -> list[float]:
-    """The bytes that came and went."""
+    """Return the bytes received and sent."""
     changes = risen(before, scraped(host, *BYTES))
     assert {key[1] for key in changes} == {model}
     return [changes.get((name, model, "1"), 0) for name in BYTES]
@@ -370,10 +370,10 @@ def sizes(host: Server, before: Series, model: str) -> list[float]:
 
 @pytest.mark.parametrize("path", [V2, V1])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_bytes_are_those_of_the_bodies(
+def test_bytes_are_the_size_of_the_bodies(
     host: Server, path: str, compressed: bool
 ) -> None:
-    """By REST and V1, as they are without compression."""
+    """By REST and V1 the bytes are those of the bodies before compression."""
     data = [float(n) for n in range(600)]
     whole: Any = {"instances": [data]} if path == V1 else request(data, [600])
     body = json.dumps(whole).encode()
@@ -388,8 +388,8 @@ def test_bytes_are_those_of_the_bodies(
     assert [len(body), len(answer.content)] == sizes(host, before, "echo")
 
 
-def test_bytes_by_grpc_are_those_of_the_messages(host: Server) -> None:
-    """Of the one that asks and the one that answers."""
+def test_grpc_bytes_are_the_size_of_the_messages(host: Server) -> None:
+    """By gRPC the bytes are those of the request and response messages."""
     body = wire("full", "element")
     before = scraped(host, *BYTES)
     with grpc.insecure_channel(host.grpc_address) as channel:
@@ -399,8 +399,8 @@ def test_bytes_by_grpc_are_those_of_the_messages(host: Server) -> None:
 
 
 @by_way
-def test_an_error_has_no_bytes_of_an_answer(host: Server, way: str) -> None:
-    """What came is counted, as far as it was read; an error text is no answer."""
+def test_error_adds_no_response_bytes(host: Server, way: str) -> None:
+    """A failed request adds the bytes that were read, and no response bytes."""
     before = scraped(host, *BYTES)
     ask(way, host, "raises")
     came, went = sizes(host, before, "raises")
@@ -413,8 +413,8 @@ COUNTS = tuple(f"{name}_count" for name in TIMES)
 SUMS = tuple(f"{name}_sum" for name in TIMES)
 
 
-def test_times_are_of_what_was_answered(host: Server) -> None:
-    """The histograms have one entry for each `ok`, and none for what failed."""
+def test_only_answered_requests_have_times(host: Server) -> None:
+    """The histograms have one entry for each `ok`, and none for a failed request."""
     before = series(scrape(host), *COUNTS)
     for way in WAYS:
         ask(way, host, "echo")
@@ -423,15 +423,15 @@ def test_times_are_of_what_was_answered(host: Server) -> None:
     assert dict.fromkeys([(name, "echo", "1") for name in COUNTS], 3) == found
 
 
-async def test_the_whole_time_is_more_than_its_parts(host: Server, shut: Shut) -> None:
-    """What waits in the queue and what runs are within what the client waited."""
+async def test_total_time_exceeds_queue_and_handler_time(host: Server, shut: Shut) -> None:
+    """The total time contains the times in the queue and in the handler."""
     gate = shut("thread")
     before = series(scrape(host), *SUMS)
     async with Clients(host) as clients:
         sent = clients.send("rest", "thread", *numbered("time", 3))
         depth = "oip_queue_depth"
         await until(lambda: metric(host, depth, "thread") == 2, "a queue")
-        await asyncio.sleep(0.1)  # a time that can be told from none
+        await asyncio.sleep(0.1)  # a time that differs from 0
         gate.open()
         await asyncio.gather(*sent)
     found = risen(before, series(scrape(host), *SUMS))
@@ -441,11 +441,11 @@ async def test_the_whole_time_is_more_than_its_parts(host: Server, shut: Shut) -
     assert handler > 0.1
 
 
-# -- what is under way --------------------------------------------------------
+# -- requests in flight --------------------------------------------------------
 
 
 def under_way(host: Server, model: str) -> tuple[float, float]:
-    """How many requests are in flight, and wait of those."""
+    """Return the numbers of requests in flight and of those that wait."""
     names = ("oip_requests_in_flight", "oip_queue_depth")
     found = series(scrape(host), *names)
     return found[names[0], model, "1"], found[names[1], model, "1"]
@@ -456,11 +456,11 @@ def is_under_way(host: Server, model: str, expected: tuple[float, float]) -> boo
 
 
 @by_kind
-async def test_what_is_in_flight_is_told(host: Server, shut: Shut, kind: str) -> None:
-    """While the handler blocks all are in flight, and all but those in it wait.
+async def test_requests_in_flight_and_queue_depth(host: Server, shut: Shut, kind: str) -> None:
+    """While the handler blocks, all requests are in flight, and those not in it wait.
 
-    How many requests each call had is in `oip_batch_size`: with batches of two, the
-    one that came first is alone.
+    `oip_batch_size` has the number of requests per call: with batches of two, the first
+    request runs alone.
     """
     sizes = "oip_batch_size_sum", "oip_batch_size_count"
     gate = shut(kind)
@@ -487,7 +487,7 @@ async def test_what_is_in_flight_is_told(host: Server, shut: Shut, kind: str) ->
 
 
 def states(host: Server, model: str) -> dict[str, float]:
-    """The states of a model by name."""
+    """Return the states of a model by name."""
     found = series(scrape(host), "oip_model_state")
     return {key[3]: value for key, value in found.items() if key[1] == model}
 
@@ -497,8 +497,8 @@ def only(state: str) -> dict[str, float]:
     return {name: float(name == state) for name in names}
 
 
-def test_a_load_is_told(host: Server) -> None:
-    """Unloading and loading change the state, and each load has its time."""
+def test_load_and_unload_change_state_and_time(host: Server) -> None:
+    """Unloading and loading change the state, and each load sets its time."""
     loaded = "oip_model_load_seconds"
     first = metric(host, loaded, "reloaded")
     assert first > 0
@@ -512,8 +512,8 @@ def test_a_load_is_told(host: Server) -> None:
     assert metric(host, loaded, "reloaded") not in (0, first)
 
 
-def test_a_load_that_failed_is_told(host: Server) -> None:
-    """The model is UNAVAILABLE, and the time of the attempt is there."""
+def test_failed_load_has_state_and_time(host: Server) -> None:
+    """After a failed load the model is UNAVAILABLE, and the attempt has its time."""
     assert only("UNAVAILABLE") == states(host, "failed")
     assert metric(host, "oip_model_load_seconds", "failed") > 0
 
@@ -521,8 +521,8 @@ def test_a_load_that_failed_is_told(host: Server) -> None:
 # -- several workers ----------------------------------------------------------
 
 
-async def test_workers_are_told_of_together(directory: Path, shut: Shut) -> None:
-    """Counts and what is under way are sums, and so is how many are in a state.
+async def test_metrics_of_workers_are_sums(directory: Path, shut: Shut) -> None:
+    """Counts, requests in flight and the workers in each state are sums.
 
     While a model loads nothing is in flight, though its lane is busy.
     """
@@ -542,7 +542,7 @@ async def test_workers_are_told_of_together(directory: Path, shut: Shut) -> None
             assert 1 == metric(server, "oip_model_ready", model)
             assert 0 < metric(server, "oip_model_load_seconds", model) < 60
         await held_in_both(server, gate)
-        for _ in range(4):  # whichever is asked
+        for _ in range(4):  # whichever worker answers
             assert 404 == server.get("/v2/nowhere").status_code
         found = series(
             scrape(server), REQUESTS, REFUSED, *BYTES,
@@ -562,7 +562,7 @@ async def test_workers_are_told_of_together(directory: Path, shut: Shut) -> None
 
 
 async def held_in_both(server: Server, gate: Gate) -> None:
-    """Four requests at once, of which one runs in each worker that has any."""
+    """Send four requests at once; each worker that gets any runs one of them."""
     async with Clients(server) as clients:
         for n in range(4):
             clients.send("rest", "both", f"both-{n}")

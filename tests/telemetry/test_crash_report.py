@@ -1,4 +1,4 @@
-"""The crash report, and the limit of `check`: what is said of a model that ends all."""
+"""The crash report names the model that kills the process; the limit of `check`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FRAME = (
 
 
 def named(log: str, handler: str) -> bool:
-    """Whether the thread that died shows the model and its handler."""
+    """Return whether the stack of the dead thread names the model and its handler."""
     _, _, stacks = log.partition(FAULT)  # of all threads, in any order
     thread = stacks.partition("Current thread ")[2].partition("\n\n")[0]
     line = thread.partition('>", line ')[2].partition(" in model")[0]
@@ -83,10 +83,10 @@ class StacksAsync(Stacks):
 
 @pytest.mark.parametrize("max_batch_size", [1, 8], ids=["single", "batch"])
 @pytest.mark.parametrize("made", [Stacks, StacksAsync], ids=["plain", "async"])
-async def test_every_call_of_a_handler_is_below_a_frame_with_its_model(
+async def test_every_handler_call_has_a_frame_with_its_model(
     made: type[Stacks], max_batch_size: int
 ) -> None:
-    """Whatever a handler does, the stack says for which model and in which class."""
+    """The stack of each handler call names the model, its version and the class."""
     handler = made()
     options = ModelOptions(max_batch_size=max_batch_size)
     model = AissembleOIPKServe("fraud", handler, version="7", options=options)
@@ -105,7 +105,7 @@ async def test_every_call_of_a_handler_is_below_a_frame_with_its_model(
         assert frame in [(each.filename, each.name) for each in stack], call
 
 
-def test_a_name_that_is_no_plain_text_is_one_line() -> None:
+def test_frame_name_is_one_ascii_line() -> None:
     """A frame's name has no line ends and no bytes beyond ASCII."""
     from oip_host.telemetry.crash_report import Frames
 
@@ -124,7 +124,7 @@ def test_a_name_that_is_no_plain_text_is_one_line() -> None:
 def test_native_crash_names_model_and_handler(
     handler: str, options: tuple[str, ...], serve: Callable[..., Server]
 ) -> None:
-    """The last that a host says names the model and the handler that killed it."""
+    """The last lines of the log name the model and handler that killed the host."""
     server = serve(f"--handlers=fraud=fakes.crashes:{handler},ok=fakes:Echo", *options)
     server.wait_until_ready()
     with pytest.raises(httpx.HTTPError):
@@ -134,7 +134,7 @@ def test_native_crash_names_model_and_handler(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_says_why_and_another_one_serves(
+def test_killed_worker_is_reported_and_replaced(
     serve: Callable[..., Server],
 ) -> None:
     """The worker names the model, the supervisor the signal, and the host goes on."""
@@ -149,15 +149,15 @@ def test_a_worker_that_is_killed_says_why_and_another_one_serves(
     assert 200 == answer.status_code
 
 
-def test_a_fault_while_a_model_loads_is_told_with_the_model() -> None:
-    """`check` too says which model killed it, and how."""
+def test_crash_during_load_names_the_model() -> None:
+    """`check` too names the model that killed it, and the signal."""
     done = oip_host("check", "--handlers=ok=fakes:Echo,fraud=fakes.crashes:DiesLoading")
     assert -signal.SIGABRT == done.returncode
     assert named(done.stderr, "DiesLoading"), done.stderr
 
 
 def test_crash_during_import_names_handler() -> None:
-    """A library that this CPU cannot run is told with the handler that wants it."""
+    """The crash of a library that this CPU cannot run names the importing handler."""
     done = oip_host("check", "--handlers=fraud=dies_imported:Handler")
     assert -signal.SIGILL == done.returncode
     handler = "<handler 'Handler' (dies_imported:Handler, no distribution)>"
@@ -169,7 +169,7 @@ def test_crash_during_import_names_handler() -> None:
 
 
 def checked(handler: str) -> Any:
-    """The states of `ok` and of a model that never loads, and the exit code."""
+    """Return the states of `ok` and of a model that never loads, and the exit code."""
     done = oip_host(
         "check", "--json", "--timeout_s=10",
         f"--handlers=ok=fakes:Echo,late=fakes.crashes:{handler}",
@@ -181,15 +181,15 @@ def checked(handler: str) -> Any:
 @pytest.mark.parametrize(
     "handler", ["SleepsAsync", pytest.param("Sleeps", marks=pytest.mark.slow)]
 )
-def test_check_gives_up_a_model_that_does_not_load_in_time(handler: str) -> None:
-    """Past `--timeout_s` such a model is unavailable, and the exit code is 1."""
+def test_check_gives_up_a_model_that_loads_too_long(handler: str) -> None:
+    """After `--timeout_s` the model is unavailable, and the exit code is 1."""
     late = ("UNAVAILABLE", "it did not load within 10 s")
     assert ([("READY", ""), late], 1) == checked(handler)
 
 
 @pytest.mark.slow
-def test_check_ends_also_where_no_python_runs_any_more() -> None:
-    """A load that holds the interpreter's lock ends with its traceback and 1."""
+def test_check_ends_a_load_that_holds_the_gil() -> None:
+    """A load that holds the interpreter's lock ends with traceback and exit code 1."""
     done = oip_host("check", "--timeout_s=0.5", "--handlers=late=fakes.crashes:Holds")
     assert 1 == done.returncode
     assert "in model 'late' version '1'" in done.stderr

@@ -1,4 +1,4 @@
-"""The latency log: a line for each inference, written in bulk, and none lost."""
+"""The latency log: one line per inference, written in bulk, and none is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LINE = re.compile(
 
 
 def inference(number: int = 0, model: str = "m") -> Inference:
-    """A record whose version tells which one it is."""
+    """Return a record whose version is its number."""
     return Inference(
         model, str(number), "rest", "ok", 0.0125, 0.5, 0.515, 1, 1, 2, request_id="r-1"
     )
@@ -50,7 +50,7 @@ CHANGE = StateChange("m", "1", State.UNAVAILABLE, "unloaded")
 
 
 class Stream(io.StringIO):
-    """Remembers how much was written at once."""
+    """A stream that remembers the text of each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def level() -> int:
 
 
 async def written(stream: Stream, count: int) -> None:
-    """Wait for so many writes, and let the loop run meanwhile."""
+    """Wait for this number of writes while the loop runs."""
     for _ in range(1000):
         if len(stream.writes) >= count:
             return
@@ -99,10 +99,10 @@ async def written(stream: Stream, count: int) -> None:
 # -- lines --------------------------------------------------------------------
 
 
-async def test_a_line_has_time_process_and_times(
+async def test_line_has_time_process_and_durations(
     latency: LatencyLog, stream: Stream
 ) -> None:
-    """It has KServe's form of a trace line, with the local time of the inference."""
+    """A line has the form of KServe's trace lines and the inference's local time."""
     before = time.time()
     latency.oip_inference(inference())
     await written(stream, 1)
@@ -116,7 +116,7 @@ async def test_a_line_has_time_process_and_times(
 
 
 async def test_lines_are_written_together(latency: LatencyLog, stream: Stream) -> None:
-    """Those of one stretch of time are one write, in order, and none stays behind."""
+    """The lines of one interval are one write, in order, and none is left out."""
     for stretch in range(3):
         for n in range(20):
             latency.oip_inference(inference(20 * stretch + n))
@@ -127,12 +127,12 @@ async def test_lines_are_written_together(latency: LatencyLog, stream: Stream) -
     assert list(map(str, range(60))) == found
 
 
-async def test_many_lines_are_written_as_a_pipe_takes_them(
+async def test_writes_to_a_pipe_are_whole_short_lines(
     latency: LatencyLog, stream: Stream
 ) -> None:
-    """Several processes may share the stream: each write is of whole lines, and short.
+    """Processes may share the stream, so each write is short and has whole lines only.
 
-    The kernel keeps no other write of up to PIPE_BUF bytes from being cut in two.
+    The kernel keeps only writes of up to PIPE_BUF bytes in one piece.
     """
     for _ in range(200):
         latency.oip_inference(inference())
@@ -142,7 +142,7 @@ async def test_many_lines_are_written_as_a_pipe_takes_them(
     assert 200 == len(stream.lines)
 
 
-async def test_each_line_has_the_time_of_its_own(
+async def test_each_line_has_its_own_time(
     latency: LatencyLog, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lines that are written together may come from different seconds."""
@@ -158,10 +158,10 @@ async def test_each_line_has_the_time_of_its_own(
     ] == [line.split(f" {os.getpid()}")[0] for line in stream.lines]
 
 
-async def test_a_change_of_state_writes_what_came_before(
+async def test_state_change_writes_earlier_lines_first(
     latency: LatencyLog, stream: Stream
 ) -> None:
-    """So the lines of a model stand before its end, which may be the host's."""
+    """A model's lines come before its end, which may be the host's end too."""
     latency.oip_inference(inference())
     latency.oip_model_state(CHANGE)
     assert 1 == len(stream.lines)
@@ -171,10 +171,10 @@ async def test_a_change_of_state_writes_what_came_before(
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.CRITICAL])
-async def test_above_info_there_are_no_lines(
+async def test_no_lines_above_level_info(
     latency: LatencyLog, stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is written, nothing is kept, with a handler and without one."""
+    """Above INFO nothing is written or kept, with a handler or without one."""
     for one in (latency, LatencyLog()):
         one.oip_inference(inference())
         one.write()
@@ -186,9 +186,9 @@ async def test_above_info_there_are_no_lines(
 async def test_without_a_handler_each_line_is_a_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A program's own logging decides where `oip_host.latency` goes, and in what form.
+    """A program's logging decides where `oip_host.latency` goes, and in what form.
 
-    A `%` in a name is no instruction to it.
+    A `%` in a name is no format directive.
     """
     latency = LatencyLog()
     with caplog.at_level(logging.INFO, logger="oip_host.latency"):
@@ -219,15 +219,15 @@ def test_no_selection_makes_a_second_line(text: str, end: str) -> None:
 
 
 def latency_lines(server: Server) -> list[re.Match[str]]:
-    """Every line of the log that is in the form of the latency log."""
+    """Return all lines of the latency log; each must have its form."""
     lines = [line for line in server.log.splitlines() if "oip_host.latency" in line]
     matches = [LINE.fullmatch(line) for line in lines]
     assert None not in matches, lines
     return [match for match in matches if match is not None]
 
 
-def test_no_line_is_lost_at_the_end(serve: Serve) -> None:
-    """Requests over both protocols, good and bad, then SIGTERM: a line for each."""
+def test_no_line_is_lost_at_shutdown(serve: Serve) -> None:
+    """Requests by both protocols, valid or not, each have a line after SIGTERM."""
     server = serve("--handlers=echo=fakes:Echo,other@3=fakes:Echo").wait_until_ready()
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(infer_rest, server, "echo", ONE) for _ in range(40)]
@@ -249,8 +249,8 @@ def test_no_line_is_lost_at_the_end(serve: Serve) -> None:
     } == counted
 
 
-def test_a_request_that_is_cut_off_has_its_line(serve: Serve, tmp_path: Path) -> None:
-    """Also what the end of the grace period refuses is in the log."""
+def test_request_cut_off_at_shutdown_has_a_line(serve: Serve, tmp_path: Path) -> None:
+    """A request that the end of the grace period refuses is in the log too."""
     server = serve(
         "--handlers=gated=fakes:Gated",
         "--grace_period_s=0.2",
@@ -279,14 +279,14 @@ AissembleOIPKServe("m", Echo()).start_server()
 
 
 def program(directory: Path, logging: str) -> tuple[str, str]:
-    """The command of a program that sets up its logging and starts a server."""
+    """Return the command of a program that sets up its logging and starts a server."""
     path = directory / "program.py"
     path.write_text(PROGRAM.format(logging=logging))
     return sys.executable, str(path)
 
 
 def logged(server: Server) -> list[str]:
-    """The lines about two requests, which the log has when the server has ended."""
+    """Send two requests, stop the server and return their lines in the log."""
     server.wait_until_ready()
     assert [200, "OK"] == [reply.status for reply in infer_both(server, "m", ONE)]
     assert 0 == server.stop()
@@ -294,7 +294,7 @@ def logged(server: Server) -> list[str]:
 
 
 def test_a_program_that_logs_itself_gets_records(serve: Serve, tmp_path: Path) -> None:
-    """Each line is a record of `oip_host.latency`, in the form of the program."""
+    """Each line is a record of `oip_host.latency`, in the program's own form."""
     setup = (
         'logging.basicConfig(format="<%(name)s|%(levelname)s|%(message)s>", level=20)'
     )
@@ -314,7 +314,7 @@ def test_the_latency_log_can_be_off(serve: Serve) -> None:
 
 
 def test_the_latency_log_has_a_level(serve: Serve, tmp_path: Path) -> None:
-    """A program silences it as any other logger, and the host's own log goes on."""
+    """A program can silence it like any other logger; the host's own log goes on."""
     setup = 'logging.getLogger("oip_host.latency").setLevel("WARNING")'
     server = serve(program=program(tmp_path, setup))
     assert [] == logged(server)

@@ -1,4 +1,4 @@
-"""The log: one line an event, as text or JSON, which says whose request it was."""
+"""The log: one line per event, as text or JSON, with the id of its request."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LIKED, DISLIKED = ONE, request([-1.0], [1])
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
-    """Every line that the process has written, each of which is a JSON object."""
+    """Return all lines of the log; each must be a JSON object."""
     documents = [orjson.loads(line) for line in server.log.splitlines()]
     assert all(isinstance(document, dict) for document in documents)
     return documents
 
 
 def one(server: Server, **fields: Any) -> dict[str, Any]:
-    """The only line with these fields, once it is there."""
+    """Wait for and return the only line with these fields."""
 
     def found() -> list[dict[str, Any]]:
         return [x for x in lines(server) if fields.items() <= x.items()]
@@ -52,7 +52,7 @@ def named(identity: str) -> dict[str, Any]:
 
 
 def trailers(server: Server, *metadata: tuple[str, str], model: str = "m") -> Any:
-    """What comes back behind a gRPC answer, and behind an error too."""
+    """Return the trailing metadata of a gRPC answer or error."""
     wire = message("ModelInferRequest")(model_name=model)
     tensor = wire.inputs.add(name="x", datatype="FP32", shape=[1])
     tensor.contents.fp32_contents.append(1.0)
@@ -84,7 +84,7 @@ def trailers(server: Server, *metadata: tuple[str, str], model: str = "m") -> An
 def test_a_request_keeps_its_id(
     log: Server, method: str, path: str, status: int
 ) -> None:
-    """By REST and V1 an answer has the id that the client gave, an error too."""
+    """By REST and V1 an answer or error has the id that the client sent."""
     body = {"instances": [[1, 2]]} if path.endswith("predict") else LIKED
     content = orjson.dumps(body) if method == "POST" else None
     headers = {"x-request-id": "abc/7", "content-type": "application/json"}
@@ -99,13 +99,13 @@ def test_a_request_keeps_its_id(
 
 @pytest.mark.parametrize("model", ["m", "none"])
 def test_a_call_keeps_its_id(log: Server, model: str) -> None:
-    """By gRPC it comes back in the trailing metadata, behind an error too."""
+    """By gRPC the id is in the trailing metadata, also after an error."""
     found = trailers(log, ("x-request-id", "abc/8"), model=model)
     assert "abc/8" == found["x-request-id"]
 
 
-def test_an_id_is_made_where_there_is_none(log: Server) -> None:
-    """Each request has another one, on both protocols."""
+def test_request_without_an_id_gets_one(log: Server) -> None:
+    """Requests without an id get different ones, on both protocols."""
     made = [infer_rest(log, "m", LIKED).headers["x-request-id"] for _ in range(3)]
     made += [trailers(log)["x-request-id"] for _ in range(3)]
     assert 6 == len(set(made))
@@ -116,7 +116,7 @@ def test_an_id_is_made_where_there_is_none(log: Server) -> None:
     "given", ["", "a b", "x" * 129, "tab\there", "caf\u00e9"], ids=repr
 )
 def test_an_id_that_would_break_a_line_is_replaced(log: Server, given: str) -> None:
-    """Only visible ASCII, and not much of it, goes into the log and back."""
+    """Only a short id of visible ASCII goes into the log and back to the client."""
     headers = [(b"x-request-id", given.encode("latin-1"))]
     answer = httpx.get(f"{log.url}/v2/models/m", headers=headers, timeout=30)
     assert re.fullmatch(r"[0-9a-f]{24}", answer.headers["x-request-id"])
@@ -127,7 +127,7 @@ def test_an_id_that_would_break_a_line_is_replaced(log: Server, given: str) -> N
 
 @pytest.fixture(scope="module")
 def log() -> Any:
-    """A host that logs JSON; most tests ask it with ids of their own."""
+    """A host that logs JSON; most tests send requests with their own ids."""
     access = '--access_log_format=%(client_addr)s "%(request_line)s" %(status_code)s'
     options = ["--handlers=m=fakes.logs:Logs", JSON, access, "--log_level=debug"]
     with Server(*options) as server:
@@ -135,7 +135,7 @@ def log() -> Any:
 
 
 def test_every_line_is_json(serve: Serve) -> None:
-    """Whoever writes it: host, KServe, access log, handler, Python's warnings."""
+    """Host, KServe, access log, handler and Python's warnings all write JSON."""
     access = "--access_log_format=%(request_line)s %(status_code)s"
     handlers = "--handlers=m=fakes.logs:Logs,broken=fakes:LoadRaises?"
     server = serve(handlers, JSON, access).wait_until_ready()
@@ -157,7 +157,7 @@ def test_every_line_is_json(serve: Serve) -> None:
 
 
 def test_an_inference_is_one_line(log: Server) -> None:
-    """It has the id, model, version, protocol, outcome and times in milliseconds."""
+    """The line has id, model, version, protocol, outcome and times in milliseconds."""
     log.post("/v2/models/m/infer", json=LIKED, **named("one-line"))
     line = one(log, logger="oip_host.latency", request_id="one-line")
     assert {
@@ -168,15 +168,15 @@ def test_an_inference_is_one_line(log: Server) -> None:
 
 
 def test_inference_without_handler_call_is_logged(log: Server) -> None:
-    """A body that is no request has its outcome, and no times in a handler."""
+    """An invalid body has a line with its outcome and no handler time."""
     log.post("/v2/models/m/infer", content=b"rubbish", **named("rubbish"))
     line = one(log, logger="oip_host.latency", request_id="rubbish")
     assert ("InvalidRequest", 0.0) == (line["outcome"], line["predict_ms"])
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc", "v1"])
-def test_what_a_handler_logs_belongs_to_its_request(log: Server, protocol: str) -> None:
-    """Its lines have the request's id, model and version, as the host's of it have."""
+def test_handler_lines_have_the_request_id(log: Server, protocol: str) -> None:
+    """A handler's lines have the request's id, model and version, as the host's do."""
     identity = f"mine-{protocol}"
     if protocol == "rest":
         log.post("/v2/models/m/infer", json=LIKED, **named(identity))
@@ -194,7 +194,7 @@ def test_what_a_handler_logs_belongs_to_its_request(log: Server, protocol: str) 
 
 
 def test_a_traceback_is_in_its_line(log: Server) -> None:
-    """The line on a handler's failure has id, model and traceback."""
+    """The line about a handler's failure has id, model and traceback."""
     log.post("/v2/models/m/infer", json=DISLIKED, **named("fails"))
     line = one(log, logger="oip_host", level="ERROR", request_id="fails")
     assert "m" == line["model"]
@@ -202,25 +202,25 @@ def test_a_traceback_is_in_its_line(log: Server) -> None:
 
 
 def test_the_access_log_has_the_id(log: Server) -> None:
-    """With `access_log_format` each request by REST is a line."""
+    """With `access_log_format` each REST request has a line with its id."""
     httpx.get(f"{log.url}/v2/models/m/ready", **named("accessed"), timeout=30)
     line = one(log, logger="access", request_id="accessed")
     assert '"GET /v2/models/m/ready HTTP/1.1" 200 OK' in line["message"]
 
 
-def test_a_change_of_state_has_its_model(serve: Serve) -> None:
-    """Such lines have fields for model, version and state."""
+def test_state_change_line_has_model_fields(serve: Serve) -> None:
+    """A line about a state change has fields for model, version and state."""
     server = serve("--handlers=m@7=fakes.logs:Logs", JSON).wait_until_ready()
     one(server, model="m", version="7", state="READY")
     assert 0 == server.stop()
     one(server, model="m", version="7", state="UNAVAILABLE")
     line = one(server, logger="their.module", message="unloads as []")
-    assert "request_id" not in line  # the thread of an earlier request is nobody's
+    assert "request_id" not in line  # the thread ran a request before
 
 
 @pytest.mark.parametrize("handler", ["Logs", "LogsAsync"])
-def test_a_batch_has_the_ids_of_all(serve: Serve, handler: str) -> None:
-    """The handler's line belongs to each request that it answers in one call."""
+def test_batch_line_has_all_request_ids(serve: Serve, handler: str) -> None:
+    """A handler's line has the ids of all requests in the call."""
     batching = ["--models.m.max_batch_size=2", "--models.m.max_batch_delay_ms=20000"]
     server = serve(f"--handlers=m=fakes.logs:{handler}", JSON, *batching)
     server.wait_until_ready()
@@ -246,7 +246,7 @@ def test_a_batch_has_the_ids_of_all(serve: Serve, handler: str) -> None:
 def test_workers_and_their_supervisor_log_json(serve: Serve, tmp_path: Path) -> None:
     """All processes write lines of one form, each with its process id.
 
-    So is what they find as they read the options, before they know the form.
+    So are the warnings about the options, which come before the form is known.
     """
     nothing = {"KRAUSENING_BASE": str(tmp_path)}
     server = serve("--handlers=m=fakes:Echo", JSON, "--workers=2", env=nothing)
@@ -260,7 +260,7 @@ def test_workers_and_their_supervisor_log_json(serve: Serve, tmp_path: Path) -> 
 
 
 def test_text_has_the_id_too(serve: Serve) -> None:
-    """KServe's form, and behind the message whose request it was."""
+    """A text line has KServe's form, with the request's id after the message."""
     server = serve("--handlers=m=fakes.logs:Logs").wait_until_ready()
     server.post("/v2/models/m/infer", json=LIKED, **named("in-text"))
     asked = r" their\.module INFO \[.*\] asked as \[in-text\] request_id=in-text\n"
@@ -270,8 +270,8 @@ def test_text_has_the_id_too(serve: Serve) -> None:
     assert "in detail" not in server.log
 
 
-def test_text_is_as_kserves() -> None:
-    """A process that does not import KServe, the supervisor, writes the same lines."""
+def test_text_form_is_the_one_of_kserve() -> None:
+    """The supervisor, which does not import KServe, writes lines of the same form."""
     form = KSERVE_LOG_CONFIG["formatters"]["kserve"]
     assert (form["fmt"], form["datefmt"]) == (logs.TEXT, logs.TEXT_TIME)
 
@@ -280,8 +280,8 @@ def test_text_is_as_kserves() -> None:
     ("level", "told"),
     [("debug", ["host", "handler"]), ("Info", ["host", "handler"]), ("WARNING", [])],
 )
-def test_the_level_holds_for_all(level: str, told: list[str]) -> None:
-    """From WARNING on neither host nor handler tells of what is as it should be."""
+def test_log_level_holds_for_host_and_handler(level: str, told: list[str]) -> None:
+    """From WARNING on neither host nor handler logs normal events."""
     ended = oip_host("check", "--handlers=m=fakes.logs:Logs", f"--log_level={level}")
     assert 0 == ended.returncode
     said = {"is READY": "host", "reads a file": "handler"}
@@ -289,8 +289,8 @@ def test_the_level_holds_for_all(level: str, told: list[str]) -> None:
 
 
 @pytest.mark.parametrize("option", ["--log_format=yaml", "--log_level=loud"])
-def test_an_unknown_form_is_a_fault(option: str) -> None:
-    """It is told with what was expected."""
+def test_unknown_log_option_value_is_a_fault(option: str) -> None:
+    """The error names the option, the value found and the expected ones."""
     ended = oip_host("serve", "--handlers=m=fakes:Echo", option)
     name, _, value = option.partition("=")
     assert 2 == ended.returncode
@@ -302,7 +302,7 @@ def test_an_unknown_form_is_a_fault(option: str) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_payload_and_no_secret_is_logged(serve: Serve, form: str) -> None:
-    """Neither tensors, nor bodies that are rubbish, nor tokens, nor settings."""
+    """Tensors, invalid bodies, tokens and settings stay out of the log."""
     access = "--access_log_format=%(request_line)s %(status_code)s"
     secret = {
         "OIP_MODELS__C__SETTINGS__PASSWORD": "s3cr3t-password",

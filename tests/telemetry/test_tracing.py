@@ -1,4 +1,4 @@
-"""Tracing: what a collector of OpenTelemetry is told of each request, and what not."""
+"""Tracing: which spans the host exports of each request, and which it does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import grpc
 import httpx
 import pytest
 
-# Ray brings the rest of it
+# Ray installs the other OpenTelemetry packages
 pytest.importorskip(
     "opentelemetry.exporter.otlp.proto.http", reason="the extra otel is not installed"
 )
@@ -75,7 +75,7 @@ def host(collector: Collector) -> Iterator[Server]:
 
 
 def client(sampled: bool = True) -> tuple[str, str, dict[str, str]]:
-    """The trace and the span of a client, and its headers, with a request's id."""
+    """Return the trace and span of a client and its headers, with a request id."""
     trace, span = secrets.token_hex(16), secrets.token_hex(8)
     headers = {
         "x-request-id": secrets.token_hex(8),
@@ -98,7 +98,7 @@ def v1(server: Server, model: str, headers: dict[str, str]) -> httpx.Response:
 
 
 def by_grpc(server: Server, model: str, headers: dict[str, str]) -> str:
-    """The name of the call's status."""
+    """Send a request by gRPC and return the name of its status."""
     wire = message("ModelInferRequest")(model_name=model)
     wire.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents[:] = [
         1
@@ -134,7 +134,7 @@ TOLD: dict[str, dict[str, Any]] = {
 def asked(
     server: Server, collector: Collector, model: str, **told: Any
 ) -> list[Spanned]:
-    """The spans of a request with parameters, all of its trace."""
+    """Send a request with parameters and return all spans of its trace."""
     _, _, headers = client()
     rest(server, model, headers, request([1.0], [1], parameters=told))
     return collector.of(headers["x-request-id"])
@@ -149,10 +149,10 @@ def words(spans: list[Spanned]) -> list[str]:
 
 @pytest.mark.parametrize("protocol", WAYS)
 @pytest.mark.parametrize("model", ["m", "a"], ids=["plain", "async"])
-def test_a_request_goes_on_with_the_trace_of_its_client(
+def test_request_continues_the_trace_of_its_client(
     host: Server, collector: Collector, protocol: str, model: str
 ) -> None:
-    """Its span is the client's child; queue and handler are within it, one by one."""
+    """Its span is the client's child and has a queue span and then a handler span."""
     trace, parent, headers = client()
     WAYS[protocol](host, model, headers)
     spans = collector.of(headers["x-request-id"])
@@ -175,8 +175,8 @@ def test_a_request_goes_on_with_the_trace_of_its_client(
     assert not any(span.failed for span in spans)
 
 
-def test_times_are_those_of_the_clock(host: Server, collector: Collector) -> None:
-    """A span has the time of day, and lasts as long as what it is of."""
+def test_span_times_are_clock_times(host: Server, collector: Collector) -> None:
+    """A span has the time of day and lasts as long as its work."""
     before = time.time_ns()
     infer, _, handler = asked(host, collector, "m", sleep=0.1)
     assert before <= infer.began <= infer.ended <= time.time_ns()
@@ -184,10 +184,10 @@ def test_times_are_those_of_the_clock(host: Server, collector: Collector) -> Non
 
 
 @pytest.mark.parametrize("model", ["m", "a"], ids=["plain", "async"])
-def test_a_handler_is_within_its_span(
+def test_handler_runs_within_its_span(
     host: Server, collector: Collector, model: str
 ) -> None:
-    """What it makes or sends is below its span, and it has the client's baggage."""
+    """The handler's own spans and requests are below its span and have the baggage."""
     trace, _, headers = client()
     document = request([1.0], [1], parameters={"span": True})
     answer = rest(host, model, headers, document).json()["parameters"]
@@ -203,10 +203,10 @@ def test_a_handler_is_within_its_span(
 
 
 @pytest.mark.parametrize("protocol", WAYS)
-def test_what_the_client_does_not_sample_is_not_exported(
+def test_unsampled_request_is_not_exported(
     host: Server, collector: Collector, protocol: str
 ) -> None:
-    """Of the two requests the second alone is told; the first is not, nor a part."""
+    """Of two requests only the sampled one is exported."""
     trace, _, unsampled = client(sampled=False)
     WAYS[protocol](host, "m", unsampled)
     _, _, sampled = client()
@@ -215,8 +215,8 @@ def test_what_the_client_does_not_sample_is_not_exported(
     assert not [span for span in collector.spans if span.trace == trace]
 
 
-def test_a_handler_goes_on_unsampled(host: Server) -> None:
-    """What it sends says that the trace is not sampled, in the client's trace."""
+def test_handler_continues_an_unsampled_trace(host: Server) -> None:
+    """The handler's own requests carry the client's trace, marked as not sampled."""
     trace, _, headers = client(sampled=False)
     answer = rest(host, "m", headers).json()["parameters"]
     assert answer["traceparent"].startswith(f"00-{trace}-")
@@ -225,8 +225,8 @@ def test_a_handler_goes_on_unsampled(host: Server) -> None:
 
 
 @pytest.mark.parametrize("protocol", WAYS)
-def test_rubbish_is_no_trace(host: Server, collector: Collector, protocol: str) -> None:
-    """Headers that make no sense are as none, and the log tells nothing of them."""
+def test_invalid_trace_headers_are_ignored(host: Server, collector: Collector, protocol: str) -> None:
+    """Invalid headers count as absent ones, and the log has no line about them."""
     sent = {
         "x-request-id": secrets.token_hex(8),
         "traceparent": "00-rubbish-rubbish-zz",
@@ -241,7 +241,7 @@ def test_rubbish_is_no_trace(host: Server, collector: Collector, protocol: str) 
 
 
 def test_only_inferences_have_spans(host: Server, collector: Collector) -> None:
-    """Health, metadata, metrics and what finds no model have none."""
+    """Health, metadata, metrics and requests for unknown models have no spans."""
     ours, _, headers = client()
     for path in (
         "/v2", "/v2/health/ready", "/v2/health/live", "/v2/models/m",
@@ -255,8 +255,8 @@ def test_only_inferences_have_spans(host: Server, collector: Collector) -> None:
     assert not [span for span in collector.spans if span.trace == ours]
 
 
-def test_a_server_that_others_have_instrumented_is_the_parent() -> None:
-    """The request goes on with the span that is current there, not with its headers."""
+def test_span_of_an_instrumented_server_is_the_parent() -> None:
+    """The request continues the current span, not the trace in its headers."""
     told = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(told))
@@ -285,11 +285,11 @@ def test_a_server_that_others_have_instrumented_is_the_parent() -> None:
     ],
 )
 @pytest.mark.parametrize("model", ["m", "a"], ids=["plain", "async"])
-def test_a_fault_of_the_server_is_an_error(
+def test_only_server_faults_are_span_errors(
     host: Server, collector: Collector, model: str, raised: str,
     outcome: str, status: int, is_servers: bool,
 ) -> None:  # fmt: skip
-    """A fault of the client is none; the text of neither leaves the host."""
+    """A client's fault is no error; neither fault's text leaves the host."""
     infer, queue, handler = asked(host, collector, model, **{"raise": raised})
     assert outcome == infer.attributes["oip.outcome"]
     assert status == infer.attributes["http.response.status_code"]
@@ -303,10 +303,10 @@ def test_a_fault_of_the_server_is_an_error(
     assert "secret" not in repr((infer, queue, handler))
 
 
-def test_what_is_refused_before_the_lane_has_a_span(
+def test_request_refused_before_the_lane_has_a_span(
     host: Server, collector: Collector
 ) -> None:
-    """It has the outcome, and nothing below it."""
+    """The span has the outcome and no child."""
     _, _, headers = client()
     path = "/v2/models/m/infer"
     assert 400 == host.post(path, content=b"{", headers=headers).status_code
@@ -315,8 +315,8 @@ def test_what_is_refused_before_the_lane_has_a_span(
     assert 400 == infer.attributes["http.response.status_code"]
 
 
-def test_a_request_ends_at_its_time_limit(host: Server, collector: Collector) -> None:
-    """Its span is an error that lasts no longer, though the handler goes on."""
+def test_span_ends_at_the_time_limit(host: Server, collector: Collector) -> None:
+    """The request's span ends as an error, though the handler goes on."""
     infer, *_ = asked(host, collector, "slow", sleep=2)
     assert infer.failed
     assert "DeadlineExceeded" == infer.attributes["error.type"]
@@ -329,8 +329,8 @@ def test_a_request_ends_at_its_time_limit(host: Server, collector: Collector) ->
     assert handlers()[0].ended > infer.ended
 
 
-def test_a_client_that_leaves_is_no_error(host: Server, collector: Collector) -> None:
-    """Its request has the outcome Cancelled and no status, for nobody got one."""
+def test_request_of_a_gone_client_is_no_error(host: Server, collector: Collector) -> None:
+    """The request has the outcome Cancelled and no status, since no answer was sent."""
     _, _, headers = client()
     document = request([1.0], [1], parameters={"sleep": 600})
     connection = HTTPConnection("127.0.0.1", host.http_port)
@@ -352,7 +352,7 @@ def test_a_client_that_leaves_is_no_error(host: Server, collector: Collector) ->
 def test_a_batch_has_one_span_with_links(
     host: Server, collector: Collector, model: str
 ) -> None:
-    """It and each request that is sampled name each other; the handler is below it."""
+    """Batch and sampled requests link to each other; the handler is below the batch."""
     clients = [client(), client(sampled=False), client()]
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda each: rest(host, model, each[2]), clients))
@@ -384,10 +384,10 @@ def test_a_batch_has_one_span_with_links(
     assert not [each for each in parameters if "baggage" in each]
 
 
-def test_a_batch_that_fails_is_told_with_its_requests(
+def test_failed_batch_has_spans_in_each_trace(
     host: Server, collector: Collector
 ) -> None:
-    """They fail together in the batch, and then each by itself, in its own trace."""
+    """The requests fail in the batch, and then one by one, each in its own trace."""
     document = request([1.0], [1], parameters={"raise": "RuntimeError"})
     clients = [client() for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
@@ -408,7 +408,7 @@ def traces(clients: list[tuple[str, str, dict[str, str]]]) -> set[str]:
 
 
 def test_log_lines_name_the_trace(host: Server, collector: Collector) -> None:
-    """A handler's line has the innermost span, that of an inference the trace."""
+    """A handler's line has the innermost span, and an inference's line the trace."""
     *_, own = asked(host, collector, "m", span=True)
 
     def lines() -> list[dict[str, Any]]:
@@ -421,7 +421,7 @@ def test_log_lines_name_the_trace(host: Server, collector: Collector) -> None:
     assert "oip_host.latency" == finished["logger"]
 
 
-# -- off, and wrong -----------------------------------------------------------
+# -- tracing off, and faults ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -429,12 +429,12 @@ def test_log_lines_name_the_trace(host: Server, collector: Collector) -> None:
     [{}, {"OIP_TRACING": "true", "OTEL_SDK_DISABLED": "true"}],
     ids=["off", "disabled"],
 )
-def test_nothing_is_imported_where_the_host_does_not_trace(
+def test_nothing_is_imported_without_tracing(
     serve: Serve, env: dict[str, str]
 ) -> None:
-    """No SDK and no exporter, nor the host's own module, also under a request.
+    """A request imports no SDK, no exporter and no tracing module of the host's.
 
-    The API alone is imported, by newer FastAPIs.
+    Newer FastAPIs import the API alone.
     """
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **env}
     server = serve("--handlers=m=fakes.traces:Modules", env=env).wait_until_ready()
@@ -445,8 +445,8 @@ def test_nothing_is_imported_where_the_host_does_not_trace(
     assert not told["known"]
 
 
-def test_the_extra_is_asked_for(tmp_path: Path) -> None:
-    """Without OpenTelemetry's packages the host does not start, and says what to do."""
+def test_missing_extra_is_a_fault(tmp_path: Path) -> None:
+    """Without OpenTelemetry's packages the host does not start, and names the extra."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Absent:\n"
@@ -497,7 +497,7 @@ def test_the_extra_is_asked_for(tmp_path: Path) -> None:
 def test_wrong_variables_are_faults(
     monkeypatch: pytest.MonkeyPatch, env: dict[str, str], faults: list[str]
 ) -> None:
-    """Each is told by its name, with what was found and expected, where it is used."""
+    """With tracing on, a fault has the variable, the value found and the expected."""
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert faults == otel.find_faults(Settings(oip_tracing=True))
@@ -511,7 +511,7 @@ def test_wrong_variables_are_faults(
             {"OTEL_TRACES_EXPORTER": "otpl", "KSERVE_HTTP_PORT": "much"},
             ["OTEL_TRACES_EXPORTER: found 'otpl'", "KSERVE_HTTP_PORT: found 'much'"],
         ),
-        # which only the SDK's own start can judge
+        # only the start of the SDK can find this fault
         (
             {"OTEL_BSP_MAX_QUEUE_SIZE": "0", "KSERVE_HTTP_PORT": "0"},
             ["max_queue_size must be a positive integer"],
@@ -522,7 +522,7 @@ def test_wrong_variables_are_faults(
 def test_a_fault_stops_the_host_before_it_listens(
     env: dict[str, str], faults: list[str]
 ) -> None:
-    """It exits with 2, and tells the fault beside the others."""
+    """The host exits with code 2 and reports the fault with the others."""
     env = {"OIP_TRACING": "true", **env}
     done = run(COMMAND, "serve", "--handlers=m=fakes:Echo", env=env)
     assert 2 == done.returncode
@@ -533,8 +533,8 @@ def test_a_fault_stops_the_host_before_it_listens(
 # -- export -------------------------------------------------------------------
 
 
-def test_the_last_spans_are_sent_as_the_host_ends(serve: Serve) -> None:
-    """What waits for the next export goes with the shutdown, with its resource."""
+def test_shutdown_exports_the_last_spans(serve: Serve) -> None:
+    """Spans that wait for the next export leave at shutdown, with their resource."""
     with Collector() as collector:
         env = {
             **collector.env,
@@ -556,14 +556,14 @@ def test_the_last_spans_are_sent_as_the_host_ends(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "trouble", [pytest.param("silent", marks=pytest.mark.slow), "down", "refuses"]
 )
-def test_a_collector_in_trouble_is_no_trouble(serve: Serve, trouble: str) -> None:
-    """Requests are answered, the log has a line or two, and the end waits 2 seconds."""
+def test_failing_collector_does_not_disturb_the_host(serve: Serve, trouble: str) -> None:
+    """Requests are answered, the log has few lines, and the host ends with code 0."""
     status = {"silent": None, "refuses": 404}.get(trouble, 200)
     with Collector(status) as collector:
         env = {**collector.env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
         if trouble == "down":
             env["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
-        env["OTEL_EXPORTER_OTLP_TIMEOUT"] = "600"  # no test waits for so long
+        env["OTEL_EXPORTER_OTLP_TIMEOUT"] = "600"  # longer than any test waits
         server = serve("--handlers=m=fakes:Echo", env=env).wait_until_ready()
         for _ in range(50):
             assert 200 == rest(server, "m", client()[2]).status_code
@@ -622,11 +622,11 @@ with trace.get_tracer("program").start_as_current_span("main"):
 
 
 def test_a_programs_own_provider_is_used(serve: Serve, tmp_path: Path) -> None:
-    """Its exporter has the spans; a span that was current at its start is no parent."""
+    """Its exporter gets the spans; no request's parent is the span current at start."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     with Collector() as collector:
-        # what it says is of no account: the provider is not the host's to make
+        # ignored: the host uses the program's provider
         env = {**collector.env, "OTEL_TRACES_EXPORTER": "otpl"}
         server = serve(program=(sys.executable, str(program)), env=env)
         server.wait_until_ready()
@@ -645,8 +645,8 @@ def test_a_programs_own_provider_is_used(serve: Serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_each_worker_exports_for_itself(serve: Serve) -> None:
-    """Every request of two workers is told once, each by the process that has it."""
+def test_each_worker_exports_its_own_requests(serve: Serve) -> None:
+    """Each request to two workers is exported once, by the worker that answers it."""
     with Collector() as collector:
         env = collector.env
         server = serve("--handlers=m=fakes:Echo", "--workers=2", env=env)
@@ -669,10 +669,13 @@ def test_each_worker_exports_for_itself(serve: Serve) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_replica_goes_on_with_the_trace(
+def test_replica_continues_the_trace(
     serve: Serve, collector: Collector, tmp_path: Path
 ) -> None:
-    """Its spans are below the host's handler, by V2 and V1; baggage gets there too."""
+    """By V2 and V1 a replica's spans are below the host's handler.
+
+    The replica has the baggage too.
+    """
     pytest.importorskip("ray", reason="Ray is not installed")
     server = serve(
         "--handlers=r=fakes.traces:Traced,former=fakes.replicas:Former",
@@ -681,7 +684,7 @@ def test_a_replica_goes_on_with_the_trace(
         env={
             **collector.env,
             "REPLICA_DIR": str(tmp_path),
-            "OTEL_BSP_SCHEDULE_DELAY": "600000",  # so that only its end sends them
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",  # so that only a shutdown exports
         },
     )
     wait_for(

@@ -1,4 +1,4 @@
-"""What several processes have counted is told as if one had counted it."""
+"""The counts of several processes are reported like those of one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Process:
-    """Metrics of each kind that count, in a registry of their own."""
+    """A registry of its own with one metric of each kind that counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -59,7 +59,7 @@ class Process:
             each.observe(value)
 
     def serialize(self) -> list[count_merge.Family]:
-        # as a file has them
+        # as read from a file
         return json.loads(  # type: ignore[no-any-return]
             json.dumps(count_merge.serialize_families(self.registry.collect()))
         )
@@ -76,7 +76,7 @@ def samples(families: list[count_merge.Family], created: bool = False) -> Sample
 
 @given(events, st.sets(st.integers(0, 2)))
 def test_counts_of_several_are_those_of_one(events: Events, dead: set[int]) -> None:
-    """Counters, histograms and summaries, whoever of the processes has died."""
+    """Counters, histograms and summaries of all processes, also dead ones, add up."""
     processes = [Process() for _ in range(3)]
     one = Process()
     for index, label, value in events:
@@ -115,7 +115,7 @@ def gauges(**values: float) -> list[count_merge.Family]:
     ],
 )
 def test_gauges_have_their_rules(name: str, expected: float) -> None:
-    """Of two living processes with 0 and 1; one that died has nothing to say."""
+    """Each gauge merges two living processes by its own rule; dead ones are ignored."""
     of_all = count_merge.merge_families(
         [gauges(**{name: 0.0}), gauges(**{name: 1.0})], [gauges(**{name: 100.0})]
     )
@@ -123,13 +123,13 @@ def test_gauges_have_their_rules(name: str, expected: float) -> None:
 
 
 def test_an_info_stays_one() -> None:
-    """What says the same in all processes is said once, with the value 1."""
+    """An info that is equal in all processes appears once, with the value 1."""
     found = samples(count_merge.merge_families([gauges(), gauges()], [gauges()]))
     assert {("build_info", (("version", "1"),)): 1.0} == found
 
 
-def test_what_is_no_number_stays_so() -> None:
-    """NaN and infinities pass through a file."""
+def test_nan_and_infinity_survive_a_file() -> None:
+    """NaN and infinities keep their values in a file."""
     families = json.loads(json.dumps(gauges(a=math.nan, b=math.inf)))
     found = samples(count_merge.merge_families([families]))
     assert math.isnan(found["a", ()])
@@ -148,7 +148,7 @@ def test_what_is_no_number_stays_so() -> None:
     )
 )
 def test_statistics_of_several_are_those_of_one(added: list[Any]) -> None:
-    """The document of all inferences, but for the time of the last one."""
+    """Merged statistics are those of all inferences, but for the last one's time."""
     parts = [Statistics() for _ in range(3)]
     one = Statistics()
     for index, outcome, seconds, size, leads in added:
@@ -170,7 +170,7 @@ GONE = 2**22 + 1
 
 
 class Worker:
-    """The files of a worker as another process would write them."""
+    """A worker's files, written as by another process."""
 
     def __init__(self, directory: Path, index: int) -> None:
         self.model: Any = AissembleOIPKServe("m", Echo)
@@ -178,7 +178,7 @@ class Worker:
             index, 2, str(directory), os.getppid(), 1, 2, False, -1
         )
         self.files = CountFiles(identity, Registry([self.model]))
-        if index == 0:  # one that lives for as long as the test
+        if index == 0:  # a process that outlives the test
             self.files._own = directory / f"0-{os.getppid()}-1.json"
 
     async def count(self, number: int) -> None:
@@ -192,13 +192,13 @@ class Worker:
 
 
 def dies(worker: Worker) -> Path:
-    """Have a worker's file be that of a process that is not there."""
+    """Rename a worker's file as if its process were dead."""
     own = worker.files._own
     return own.rename(own.with_name(own.name.replace(str(os.getpid()), str(GONE))))
 
 
-async def test_the_dead_count_once(tmp_path: Path) -> None:
-    """Before and after their files were made one, which happens again and again."""
+async def test_dead_workers_are_counted_once(tmp_path: Path) -> None:
+    """Dead workers count the same before and after each merge of their files."""
     living = Worker(tmp_path, 0)
     await living.count(1)
     for deaths in range(1, 4):
@@ -213,10 +213,10 @@ async def test_the_dead_count_once(tmp_path: Path) -> None:
     assert expected == {*os.listdir(tmp_path)}
 
 
-async def test_a_merge_that_is_cut_off_counts_nobody_twice(
+async def test_interrupted_merge_counts_no_worker_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files that are left over are known, and go the next time."""
+    """Files left by an interrupted merge count once; the next merge removes them."""
     living, other = Worker(tmp_path, 0), Worker(tmp_path, 1)
     await living.count(1)
     await other.count(10)
@@ -239,8 +239,8 @@ async def test_a_merge_that_is_cut_off_counts_nobody_twice(
     assert 111 == await living.counted()
 
 
-async def test_a_process_id_may_come_again(tmp_path: Path) -> None:
-    """What another process of the same id had counted before is not forgotten."""
+async def test_reused_process_id_keeps_earlier_counts(tmp_path: Path) -> None:
+    """The counts of an earlier process with the same id are kept."""
     before = Worker(tmp_path, 1)
     await before.count(10)
     again = Worker(tmp_path, 1)
@@ -249,10 +249,10 @@ async def test_a_process_id_may_come_again(tmp_path: Path) -> None:
     assert 11 == await again.counted()
 
 
-async def test_nothing_is_written_where_nothing_changes(
+async def test_unchanged_counts_are_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same counts leave the file as it is."""
+    """Unchanged counts leave the file as it is."""
     monkeypatch.setattr(count_files, "REGISTRY", CollectorRegistry())
     worker = Worker(tmp_path, 0)
     await worker.count(1)
@@ -264,10 +264,10 @@ async def test_nothing_is_written_where_nothing_changes(
     assert before != file.stat().st_ino
 
 
-async def test_a_full_disk_is_told(
+async def test_failed_write_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker that cannot write goes on, and says so in the log."""
+    """A worker that cannot write its counts goes on and logs it."""
     worker = Worker(tmp_path / "nowhere", 0)
     assert not await worker.files.write()
     assert "could not write the metrics snapshot" in caplog.text

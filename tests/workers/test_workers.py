@@ -47,24 +47,24 @@ INDEX = "/v2/repository/index"
 
 
 def workers_of(server: Server) -> list[int]:
-    """The ids of the processes that a supervisor has."""
+    """Return the ids of a supervisor's child processes."""
     return [child.pid for child in psutil.Process(server.process.pid).children()]
 
 
 def pids(server: Server) -> dict[int, int]:
-    """The id of each worker that listens, by its index; the last one of an index."""
+    """Return the id of the last worker that listens, by index."""
     line = r" (\d+) oip_host .*worker (\d+) of \d+ is listening"
     lines = re.findall(line, server.log)
     return {int(index): int(pid) for pid, index in lines}
 
 
 def pid_of(document: dict[str, Any]) -> int:
-    """The id that a handler of `fakes.workers` answers."""
+    """Return the id in an answer of `fakes.workers`."""
     return int(document["outputs"][0]["data"][0])
 
 
 def answering(server: Server, model: str = "pid") -> Counter[int]:
-    """Which processes answer on fresh connections of both protocols."""
+    """Count the processes that answer on new connections, by both protocols."""
     replies = [reply for _ in range(8) for reply in infer_both(server, model, ONE)]
     return Counter(pid_of(reply.document) for reply in replies)
 
@@ -95,7 +95,7 @@ def pair(directory: Path) -> Iterator[Server]:
 
 
 def test_every_worker_answers_both_protocols(pair: Server) -> None:
-    """The handlers hold locks and threads, and each process has its own."""
+    """The handlers hold locks and threads; each process has its own."""
     for ask in (infer_rest, infer_grpc):
         found: set[int] = set()
 
@@ -107,32 +107,33 @@ def test_every_worker_answers_both_protocols(pair: Server) -> None:
         assert found == set(workers_of(pair))
 
 
-def test_the_address_and_the_models_are_told_once(pair: Server) -> None:
-    """Each worker says that it listens, and the supervisor where."""
+def test_address_and_models_are_logged_once(pair: Server) -> None:
+    """Each worker logs that it listens; the supervisor alone logs the address."""
     assert {0, 1} == set(pids(pair))
     assert 1 == len(re.findall(r"REST at .*, gRPC at .*, 2 workers", pair.log))
     assert 1 == pair.log.count("Try: curl")
     assert "Traceback" not in pair.log
 
 
-def test_no_process_of_a_handler_takes_itself_for_a_worker(pair: Server) -> None:
-    """What makes a process a worker is gone from its environment."""
+def test_worker_environment_does_not_reach_handlers(pair: Server) -> None:
+    """The variable that makes a process a worker is gone from the environment."""
     answer = infer_rest(pair, "environment", ONE).document
     assert {"names": "OIP_DRAIN_DELAY_S"} == answer["parameters"]
     assert "no such option" not in pair.log
 
 
 def test_the_supervisor_stays_small(pair: Server) -> None:
-    """It imports neither kserve nor a handler."""
+    """The supervisor uses less than half of a worker's memory."""
     supervisor = psutil.Process(pair.process.pid)
     worker = min(child.memory_info().rss for child in supervisor.children())
     assert supervisor.memory_info().rss < worker / 2
 
 
 def test_ready_means_every_worker(serve: Serve, tmp_path: Path) -> None:
-    """On both protocols, for the host, its models and the index; and who is not.
+    """Host, models and index are ready by both protocols only when all workers are.
 
-    The same holds while a worker is replaced, and the others answer.
+    The reason names the worker. The same holds while a worker is replaced; the others
+    answer meanwhile.
     """
     server = serve(
         "--handlers=m=fakes.workers:SecondWaits",
@@ -161,7 +162,7 @@ def test_ready_means_every_worker(serve: Serve, tmp_path: Path) -> None:
     os.kill(pids(server)[1], signal.SIGKILL)
     wait_for(lambda: "does not answer" in server.get(READY).text, "the death")
     wait_for(lambda: server.get(READY).json() == expected, "a load")
-    # one that takes another's place takes no connection before it can answer
+    # a replacement accepts no connection before it can answer
     assert {200, "OK"} == {
         r.status for _ in range(6) for r in infer_both(server, "m", ONE)
     }
@@ -171,12 +172,12 @@ def test_ready_means_every_worker(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_named(pair: Server) -> None:
-    """After a second, by readiness and by a change that it does not follow."""
+    """Readiness and a model change name a worker that does not answer in a second."""
     wait_for(lambda: pair.get(READY).status_code == 200, "both workers")
     hangs = pids(pair)[1]
 
     def told(method: str, path: str) -> Any:
-        try:  # the kernel still gives it connections
+        try:  # the worker still gets connections
             answer = httpx.request(method, pair.url + path, timeout=1.9)
         except httpx.TimeoutException:
             return None
@@ -197,7 +198,7 @@ def test_a_worker_that_hangs_is_named(pair: Server) -> None:
 
 
 def counts(server: Server) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of a scrape that only goes up."""
+    """Return all samples of a scrape that never decrease."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(server.get("/metrics").text)
@@ -208,7 +209,7 @@ def counts(server: Server) -> dict[tuple[str, tuple[tuple[str, str], ...]], floa
 
 
 def inferences(server: Server, model: str = "pid") -> int:
-    """How many inferences the metrics count."""
+    """Return the number of inferences in the metrics."""
     total = 0.0
     for (name, labels), value in counts(server).items():
         if name == "oip_requests_total" and ("model_name", model) in labels:
@@ -217,7 +218,7 @@ def inferences(server: Server, model: str = "pid") -> int:
 
 
 def statistics(server: Server, model: str = "pid") -> list[int]:
-    """How many the statistics count, as each protocol tells it."""
+    """Return the number of inferences in the statistics, by each protocol."""
     (rest,) = server.get(f"/v2/models/{model}/stats").json()["model_stats"]
     wire = message("ModelStatisticsRequest")(name=model)
     (grpcs,) = rpc(server, "ModelStatistics", wire).model_stats
@@ -231,7 +232,7 @@ def statistics(server: Server, model: str = "pid") -> list[int]:
 
 
 def test_metrics_and_statistics_are_sums(pair: Server) -> None:
-    """Every worker tells the same, and that is what the clients were answered."""
+    """Every worker reports the same number: that of the answered requests."""
     before = inferences(pair)
     assert {before} == {*statistics(pair)}
     answered = answering(pair)
@@ -252,12 +253,12 @@ def test_metrics_and_statistics_are_sums(pair: Server) -> None:
 
 
 def test_counts_outlive_a_worker(pair: Server) -> None:
-    """No count goes back when a worker dies and while another one takes its place."""
+    """No count decreases when a worker dies or while another one replaces it."""
     assert answering(pair)
     before, totals = counts(pair), statistics(pair)
     dies = pids(pair)[0]
     os.kill(dies, signal.SIGKILL)
-    # until then the kernel gives it connections, which end without an answer
+    # until then it still gets connections, which end without an answer
     line = rf"worker 0 \(pid {dies}\) was killed by SIGKILL, starting another one "
     wait_for(lambda: re.search(line, pair.log), "its end")
 
@@ -279,7 +280,7 @@ def test_counts_outlive_a_worker(pair: Server) -> None:
 
 
 class Told(NamedTuple):
-    """What a client that asks one thing after the other was told."""
+    """The answers and failures of a client that sends one request after another."""
 
     answered: list[int]
     """By which process, each time."""
@@ -288,7 +289,7 @@ class Told(NamedTuple):
 
 
 async def ask_rest(server: Server, stop: asyncio.Event) -> Told:
-    """Ask by REST on one connection for as long as it lasts."""
+    """Send requests by REST on one connection until `stop` is set."""
     told = Told([], [])
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         while not stop.is_set():
@@ -303,7 +304,7 @@ async def ask_rest(server: Server, stop: asyncio.Event) -> Told:
 
 
 async def ask_grpc(server: Server, stop: asyncio.Event) -> Told:
-    """The same by gRPC."""
+    """Send requests by gRPC on one connection until `stop` is set."""
     told = Told([], [])
     wire = message("ModelInferRequest")(model_name="pid")
     x = wire.inputs.add(name="x", datatype="FP32", shape=[1])
@@ -326,10 +327,10 @@ async def ask_grpc(server: Server, stop: asyncio.Event) -> Told:
     return told
 
 
-async def test_a_worker_that_dies_takes_with_it_what_it_had(pair: Server) -> None:
-    """Under load a client fails once at most, and only one that the worker answered.
+async def test_dying_worker_fails_only_its_own_requests(pair: Server) -> None:
+    """Under load a client fails at most once, and only if the dead worker answered it.
 
-    All other requests are answered, and later the replacement takes its part of them.
+    All other requests are answered, and later the replacement answers some too.
     """
     await until(lambda: pair.get(READY).status_code == 200, "both workers")
     stop = asyncio.Event()
@@ -353,10 +354,10 @@ async def test_a_worker_that_dies_takes_with_it_what_it_had(pair: Server) -> Non
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_start_is_tried_again_and_again(
+def test_worker_that_cannot_start_is_started_again(
     serve: Serve, tmp_path: Path
 ) -> None:
-    """After longer and longer waits, while the other one answers and is not ready."""
+    """The waits grow, while the other worker answers and the host is not ready."""
     server = serve(
         "--handlers=m=fakes.worker_dies:Echo",
         "--workers=2",
@@ -377,8 +378,8 @@ def test_a_worker_that_cannot_start_is_tried_again_and_again(
     ("deaths", "expected"),
     [(0, 0), (1, 0.5), (2, 1), (3, 2), (6, 16), (7, 30), (2000, 30)],
 )
-def test_the_waits_grow_up_to_half_a_minute(deaths: int, expected: float) -> None:
-    """Seconds before a start after so many deaths, none of which lived for long."""
+def test_waits_between_starts_grow_to_30_s(deaths: int, expected: float) -> None:
+    """The wait before a start grows with the number of early deaths."""
     assert expected == workers._compute_wait_s(deaths)
 
 
@@ -400,10 +401,10 @@ def errors(text: str) -> list[str]:
     ],
     ids=["known to the supervisor", "known to a worker"],
 )
-def test_a_wrong_configuration_is_told_once(
+def test_wrong_configuration_is_reported_once(
     wrong: list[str], expected: list[str]
 ) -> None:
-    """By one process, which takes all with it: exit code 2."""
+    """One process reports the faults, and all end with exit code 2."""
     done = oip_host(
         "serve", "--handlers=fakes:Echo", "--http_port=0", "--grpc_port=0",
         "--workers=2", "--bind=127.0.0.1", *wrong,
@@ -421,7 +422,7 @@ def test_a_wrong_configuration_is_told_once(
 
 
 def taken(stack: ExitStack, shared: bool) -> int:
-    """A port where somebody listens, who may want to share it."""
+    """Return a port with a listener, which may allow others to share the port."""
     listener = stack.enter_context(socket.socket())
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -431,8 +432,8 @@ def taken(stack: ExitStack, shared: bool) -> int:
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared"])
-def test_ports_that_are_taken_are_a_fault(shared: bool) -> None:
-    """Also where who has them would share: both are told, with exit code 2."""
+def test_ports_in_use_are_faults(shared: bool) -> None:
+    """Both ports are reported with exit code 2, even if their owner shares them."""
     with ExitStack() as stack:
         ports = {name: taken(stack, shared) for name in ("http", "grpc")}
         given = [f"--{name}_port={port}" for name, port in ports.items()]
@@ -448,8 +449,8 @@ def test_ports_that_are_taken_are_a_fault(shared: bool) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_no_second_host_comes_to_the_ports(pair: Server, count: int) -> None:
-    """Neither one process nor one with workers."""
+def test_second_host_cannot_use_the_ports(pair: Server, count: int) -> None:
+    """A second host fails at the ports, with one process or with workers."""
     done = oip_host(
         "serve", "--handlers=fakes:Echo", "--bind=127.0.0.1", f"--workers={count}",
         f"--http_port={pair.http_port}", f"--grpc_port={pair.grpc_port}",
@@ -458,8 +459,8 @@ def test_no_second_host_comes_to_the_ports(pair: Server, count: int) -> None:
     assert 2 == len(errors(done.stderr))
 
 
-def test_no_second_host_comes_before_the_first_one_listens() -> None:
-    """The ports are the supervisor's before there is a worker."""
+def test_ports_are_reserved_before_workers_start() -> None:
+    """The supervisor holds the ports before it has a worker."""
     settings = Settings(kserve_http_port=0, kserve_grpc_port=0, oip_bind="127.0.0.1")
     with ExitStack() as first, ExitStack() as second:
         ports = workers._reserve_ports(settings, first)
@@ -472,10 +473,10 @@ def test_no_second_host_comes_before_the_first_one_listens() -> None:
 
 
 @pytest.mark.parametrize("beyond", [0, 1, 40])
-def test_what_the_workers_share_has_a_short_path(
+def test_shared_directory_has_a_short_path(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, beyond: int
 ) -> None:
-    """A Unix socket's name is bounded, and that of a temporary directory is not."""
+    """The directory's path stays within the length limit of a Unix socket's name."""
     length = workers._PATH_BYTES + beyond - len(str(temporary)) - 1
     deep = temporary / ("x" * length)
     deep.mkdir()
@@ -489,10 +490,10 @@ def test_what_the_workers_share_has_a_short_path(
     deep.rmdir()
 
 
-def test_no_directory_is_a_fault(
+def test_missing_temporary_directory_is_a_fault(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told as any other fault of the configuration."""
+    """It is reported like any other fault of the configuration."""
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "nowhere"))
     with pytest.raises(ConfigurationError) as caught, workers._make_directory():
         pass
@@ -500,7 +501,7 @@ def test_no_directory_is_a_fault(
 
 
 def test_a_worker_without_its_supervisor_does_not_start() -> None:
-    """It could not be told to stop any more."""
+    """Without a supervisor nothing could stop the worker."""
     identity = WorkerIdentity(0, 2, "/nowhere", os.getpid(), 0, 0, False, -1)
     done = run(
         "bash", "-c", f"{COMMAND} serve; exit $?",  # the shell is its parent
@@ -514,7 +515,7 @@ def test_a_worker_without_its_supervisor_does_not_start() -> None:
 
 
 def change(server: Server, what: str, model: str, protocol: str) -> None:
-    """Load or unload a model; it does."""
+    """Load or unload a model, and expect success."""
     if protocol == "rest":
         answer = server.post(f"/v2/repository/models/{model}/{what}")
         assert 200 == answer.status_code, answer.text
@@ -524,14 +525,14 @@ def change(server: Server, what: str, model: str, protocol: str) -> None:
 
 
 def entry(server: Server, model: str) -> tuple[str, str]:
-    """State and reason of a model in the index."""
+    """Return state and reason of a model in the index."""
     entries = {one["name"]: one for one in server.post(INDEX).json()}
     return entries[model]["state"], entries[model]["reason"]
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_changes_of_a_model_reach_every_worker(pair: Server, protocol: str) -> None:
-    """Whichever is asked; the others' answers change with its own."""
+    """A change through any worker changes the answers of all workers."""
     wait_for(lambda: pair.get(READY).status_code == 200, "both workers")
     for _ in range(2):
         change(pair, "unload", "m", protocol)
@@ -546,8 +547,8 @@ def test_changes_of_a_model_reach_every_worker(pair: Server, protocol: str) -> N
 
 
 @pytest.mark.slow
-def test_a_replacement_leaves_unloaded_what_was_unloaded(pair: Server) -> None:
-    """A worker that starts later knows what clients have done before."""
+def test_replacement_keeps_unloaded_models_unloaded(pair: Server) -> None:
+    """A worker that starts later follows the earlier changes of clients."""
     wait_for(lambda: pair.get(READY).status_code == 200, "both workers")
     change(pair, "unload", "m", "rest")
     dies = pids(pair)[1]
@@ -560,8 +561,8 @@ def test_a_replacement_leaves_unloaded_what_was_unloaded(pair: Server) -> None:
     assert {200} == {infer_rest(pair, "m", ONE).status for _ in range(6)}
 
 
-def test_a_worker_that_cannot_follow_is_named(pair: Server, directory: Path) -> None:
-    """By both protocols, with its reason, and in what is told of the model."""
+def test_worker_that_fails_to_load_is_named(pair: Server, directory: Path) -> None:
+    """Both protocols, readiness and the index name the worker and its reason."""
     wait_for(lambda: pair.get(READY).status_code == 200, "both workers")
     broken = directory / "m.broken"
     reason = "model 'm' version '1' is not ready: OSError: no weights in this worker"
@@ -586,8 +587,8 @@ def test_a_worker_that_cannot_follow_is_named(pair: Server, directory: Path) -> 
     assert 200 == pair.get(READY).status_code
 
 
-async def test_changes_come_in_one_order(pair: Server) -> None:
-    """However many clients ask for changes at once, all workers agree in the end."""
+async def test_concurrent_changes_have_one_order(pair: Server) -> None:
+    """After many concurrent changes all workers agree on the state."""
     wait_for(lambda: pair.get(READY).status_code == 200, "both workers")
     async with httpx.AsyncClient(base_url=pair.url, timeout=30) as client:
         for _ in range(3):
@@ -612,7 +613,7 @@ async def test_changes_come_in_one_order(pair: Server) -> None:
 def test_refusals_are_those_of_one_process(
     pair: Server, path: str, body: Any, status: int, error: str
 ) -> None:
-    """They name no worker, and nobody has changed anything."""
+    """Refused changes name no worker and change no state."""
     answer = pair.post(f"/v2/repository/models/{path}", json=body)
     assert status == answer.status_code
     assert answer.json()["error"].startswith(error)
@@ -624,14 +625,14 @@ def test_refusals_are_those_of_one_process(
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A directory for temporary files with a short name, which ends empty."""
+    """A temporary directory with a short path; the test must leave it empty."""
     directory = Path(tempfile.mkdtemp(prefix="workers-"))
     yield directory
     directory.rmdir()
 
 
 def modes(directory: Path) -> list[int]:
-    """The permissions of what is in a directory."""
+    """Return the permissions of a directory's entries."""
     return [path.stat().st_mode & 0o777 for path in directory.iterdir()]
 
 
@@ -647,7 +648,7 @@ async def ask_until_refused(server: Server, protocol: str, name: str) -> list[Ou
 async def test_a_stop_under_load_loses_nothing(
     serve: Serve, tmp_path: Path, temporary: Path
 ) -> None:
-    """What any worker accepted is answered; then nothing of the host is left."""
+    """Every accepted request is answered; then no process or file is left."""
     server = serve(
         "--handlers=busy=fakes.held:Held,slow=fakes.held:Held",
         "--workers=2",
@@ -703,7 +704,7 @@ class Several:
 def test_the_workers_end_with_their_supervisor(
     serve: Serve, tmp_path: Path, temporary: Path
 ) -> None:
-    """Also where nobody could tell them; the last one leaves no directory behind."""
+    """Workers end after their supervisor is killed, and leave no directory behind."""
     server = serve(
         "--handlers=pid=fakes.workers:Pid",
         "--workers=2",
@@ -716,10 +717,10 @@ def test_the_workers_end_with_their_supervisor(
 
 
 @pytest.mark.slow
-def test_an_interrupt_and_a_second_signal_reach_the_workers(
+def test_workers_follow_the_first_and_second_signal(
     serve: Serve, tmp_path: Path
 ) -> None:
-    """The first one waits for what is in flight, and the second does not.
+    """The first signal waits for requests in flight, and the second does not.
 
     Neither waits for the drain delay.
     """
@@ -751,7 +752,7 @@ def test_an_interrupt_and_a_second_signal_reach_the_workers(
 
 @pytest.mark.slow
 def test_a_signal_while_workers_start_ends_all(serve: Serve, tmp_path: Path) -> None:
-    """During imports, and while a worker that died waits for its next start."""
+    """A signal ends all, also while a dead worker waits for its next start."""
     server = serve(
         "--handlers=m=fakes.worker_dies:Echo",
         "--workers=3",
@@ -788,7 +789,7 @@ print("the program goes on")
 
 
 def test_a_program_serves_with_workers(serve: Serve, tmp_path: Path) -> None:
-    """`start_server` of a user's own program, with its own arguments."""
+    """`start_server` starts workers of a user's program with its own arguments."""
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
     server = serve(
@@ -804,7 +805,7 @@ def test_a_program_serves_with_workers(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_a_program_with_a_wrong_configuration_ends(tmp_path: Path) -> None:
-    """With exit code 2, and each fault once."""
+    """The program ends with exit code 2 and reports each fault once."""
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
     with ExitStack() as stack:
@@ -821,7 +822,7 @@ def test_a_program_with_a_wrong_configuration_ends(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
 def test_workers_listen_at_ipv6_too(serve: Serve, tmp_path: Path) -> None:
-    """`::` takes both families, as it does for one process."""
+    """`::` listens on both address families, as with one process."""
     server = serve(
         "--handlers=pid=fakes.workers:Pid",
         "--workers=2",
