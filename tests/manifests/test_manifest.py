@@ -78,7 +78,9 @@ def test_a_manifest_is_valid(arguments: list[str], kinds: list[str]) -> None:
     ],
     ids=["unknown field", "wrong type", "unknown field in depth", "missing field"],
 )
-def test_schemas_reject_a_wrong_manifest(change: Callable[[Any], Any], fault: str) -> None:
+def test_schemas_reject_a_wrong_manifest(
+    change: Callable[[Any], Any], fault: str
+) -> None:
     """The schemas of the tests reject wrong, misplaced and missing fields."""
     (document,) = copy.deepcopy(printed(ECHO))
     change(document)

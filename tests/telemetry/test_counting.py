@@ -171,7 +171,9 @@ def test_request_for_unknown_model_is_a_refusal(host: Server, way: str) -> None:
 
 
 @by_way
-async def test_requests_refused_by_a_full_queue_are_counted(host: Server, shut: Shut, way: str) -> None:
+async def test_requests_refused_by_a_full_queue_are_counted(
+    host: Server, shut: Shut, way: str
+) -> None:
     """Each refusal counts as `Overloaded`; the accepted requests are `ok` later."""
     gate = shut("full")
     before = scraped(host)
@@ -337,9 +339,7 @@ def test_half_a_request_is_not_counted(host: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["gone", "failed"])
-def test_negative_readiness_is_no_refusal(
-    host: Server, model: str
-) -> None:
+def test_negative_readiness_is_no_refusal(host: Server, model: str) -> None:
     """A probe that gets "not ready" counts as no refusal, by any protocol."""
     before = scraped(host)
     assert 503 == host.get(f"/v2/models/{model}/ready").status_code
@@ -423,7 +423,9 @@ def test_only_answered_requests_have_times(host: Server) -> None:
     assert dict.fromkeys([(name, "echo", "1") for name in COUNTS], 3) == found
 
 
-async def test_total_time_exceeds_queue_and_handler_time(host: Server, shut: Shut) -> None:
+async def test_total_time_exceeds_queue_and_handler_time(
+    host: Server, shut: Shut
+) -> None:
     """The total time contains the times in the queue and in the handler."""
     gate = shut("thread")
     before = series(scrape(host), *SUMS)
@@ -456,7 +458,9 @@ def is_under_way(host: Server, model: str, expected: tuple[float, float]) -> boo
 
 
 @by_kind
-async def test_requests_in_flight_and_queue_depth(host: Server, shut: Shut, kind: str) -> None:
+async def test_requests_in_flight_and_queue_depth(
+    host: Server, shut: Shut, kind: str
+) -> None:
     """While the handler blocks, all requests are in flight, and those not in it wait.
 
     `oip_batch_size` has the number of requests per call: with batches of two, the first

@@ -225,7 +225,9 @@ def test_handler_continues_an_unsampled_trace(host: Server) -> None:
 
 
 @pytest.mark.parametrize("protocol", WAYS)
-def test_invalid_trace_headers_are_ignored(host: Server, collector: Collector, protocol: str) -> None:
+def test_invalid_trace_headers_are_ignored(
+    host: Server, collector: Collector, protocol: str
+) -> None:
     """Invalid headers count as absent ones, and the log has no line about them."""
     sent = {
         "x-request-id": secrets.token_hex(8),
@@ -329,7 +331,9 @@ def test_span_ends_at_the_time_limit(host: Server, collector: Collector) -> None
     assert handlers()[0].ended > infer.ended
 
 
-def test_request_of_a_gone_client_is_no_error(host: Server, collector: Collector) -> None:
+def test_request_of_a_gone_client_is_no_error(
+    host: Server, collector: Collector
+) -> None:
     """The request has the outcome Cancelled and no status, since no answer was sent."""
     _, _, headers = client()
     document = request([1.0], [1], parameters={"sleep": 600})
@@ -429,9 +433,7 @@ def test_log_lines_name_the_trace(host: Server, collector: Collector) -> None:
     [{}, {"OIP_TRACING": "true", "OTEL_SDK_DISABLED": "true"}],
     ids=["off", "disabled"],
 )
-def test_nothing_is_imported_without_tracing(
-    serve: Serve, env: dict[str, str]
-) -> None:
+def test_nothing_is_imported_without_tracing(serve: Serve, env: dict[str, str]) -> None:
     """A request imports no SDK, no exporter and no tracing module of the host's.
 
     Newer FastAPIs import the API alone.
@@ -556,7 +558,9 @@ def test_shutdown_exports_the_last_spans(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "trouble", [pytest.param("silent", marks=pytest.mark.slow), "down", "refuses"]
 )
-def test_failing_collector_does_not_disturb_the_host(serve: Serve, trouble: str) -> None:
+def test_failing_collector_does_not_disturb_the_host(
+    serve: Serve, trouble: str
+) -> None:
     """Requests are answered, the log has few lines, and the host ends with code 0."""
     status = {"silent": None, "refuses": 404}.get(trouble, 200)
     with Collector(status) as collector:
