@@ -1,4 +1,4 @@
-"""A list that numpy does not read again is a list all the same."""
+"""A list that numpy need not read element by element is still a list."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def made(dtype: str = "f4", size: int = 100) -> Any:
 
 @pytest.mark.parametrize("wanted", WANTED)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_numpy_makes_the_same_of_it(dtype: str, wanted: Any) -> None:
-    """The same values and dtype as of a plain list, and an array to write to."""
+def test_numpy_reads_the_same_values(dtype: str, wanted: Any) -> None:
+    """Values and dtype are those of a plain list, in a writable array."""
     array = np.arange(100).astype(dtype)
     array.flags.writeable = False
     expected = np.array(array.tolist(), dtype=wanted)
@@ -35,16 +35,16 @@ def test_numpy_makes_the_same_of_it(dtype: str, wanted: Any) -> None:
     assert found.flags.writeable
 
 
-def test_numpy_checks_the_range_as_with_a_plain_list() -> None:
-    """A number that does not fit is refused, or warned of by an older numpy."""
+def test_numpy_checks_the_range_as_in_a_plain_list() -> None:
+    """A number that does not fit raises, or is a warning in an older numpy."""
     for elements in (made("i8", 1000), [*made("i8", 1000)]):
         with pytest.raises((OverflowError, DeprecationWarning)):
             np.asarray(elements, dtype=np.uint8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_everybody_else_reads_a_list(dtype: str) -> None:
-    """Also code in C that takes the elements without asking."""
+def test_other_code_reads_a_plain_list(dtype: str) -> None:
+    """This includes C code that reads the elements directly."""
     elements = made(dtype)
     plain = np.arange(100).astype(dtype).tolist()
     assert isinstance(elements, list)
@@ -75,8 +75,8 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_is_seen_by_numpy(change: Callable[[Any], Any]) -> None:
-    """A list that somebody changed is read as any other."""
+def test_numpy_sees_changes(change: Callable[[Any], Any]) -> None:
+    """A list that was changed is read like any other."""
     elements = made()
     plain = list(elements)
     change(elements)
@@ -85,8 +85,8 @@ def test_a_change_is_seen_by_numpy(change: Callable[[Any], Any]) -> None:
     assert np.array_equal(np.array(plain), np.asarray(elements))
 
 
-def test_what_is_small_nested_or_no_number_is_a_plain_list() -> None:
-    """There is nothing to gain."""
+def test_other_arrays_become_plain_lists() -> None:
+    """Small, nested and non-numeric arrays would gain nothing."""
     nested = np.arange(200.0).reshape(2, 100)
     text = np.array([b"a"] * 100, dtype=object)
     for array in (np.arange(5.0), nested, text):

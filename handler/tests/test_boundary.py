@@ -1,4 +1,4 @@
-"""What a handler's answer has to be, whatever carries it."""
+"""The rules for a handler's answer, by whichever carrier it is sent."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ASKED = InferenceRequest(inputs=[], outputs=[])
 
 
 def answer(**changes: Any) -> SimpleNamespace:
-    """An answer of somebody's own classes, with one FP32 output."""
+    """Return an answer of foreign classes, with one FP32 output."""
     fields = {"name": "y", "shape": [1], "datatype": "FP32", "parameters": None}
     tensor = SimpleNamespace(**{**fields, "data": [1.0], **changes})
     return SimpleNamespace(outputs=[tensor], parameters=None, id=None)
 
 
-def test_an_answer_of_any_classes_is_taken() -> None:
-    """Attributes count, not classes; the names are the host's."""
+def test_answer_of_any_classes_is_accepted() -> None:
+    """Attributes count, not classes; the model's name and version are the host's."""
     checked = check_response(ASKED, answer(), "m", "2")
     assert ("m", "2", [1.0]) == (
         checked.model_name,
@@ -51,8 +51,8 @@ def test_an_answer_of_any_classes_is_taken() -> None:
         "no outputs", "nothing",
     ],
 )  # fmt: skip
-def test_a_wrong_answer_is_the_handlers_fault(wrong: Any, text: str) -> None:
-    """It is named in one line, and is the same fault on every carrier."""
+def test_wrong_answer_is_a_handler_fault(wrong: Any, text: str) -> None:
+    """The fault is one line, and the same on every carrier."""
     with pytest.raises(HandlerFault) as caught:
         check_response(ASKED, wrong, "m", "1")
     told = str(caught.value)

@@ -23,7 +23,7 @@ from oip_handler.request import current
 
 
 class Doubles(ModelHandler):
-    """Answers with twice the first input, under as many rows as `shape` says."""
+    """A handler that doubles its first input, with as many rows as `shape` says."""
 
     def __init__(self, shape: list[int] | None = None) -> None:
         self.shape = shape
@@ -52,7 +52,7 @@ class Doubles(ModelHandler):
 
 
 class DoublesAsync:
-    """The same with `async def`; `infer` needs the loop that `model_load` ran in."""
+    """The same with `async def`; `infer` needs the loop of `model_load`."""
 
     def __init__(self, shape: list[int] | None = None) -> None:
         self.plain = Doubles(shape)
@@ -87,13 +87,13 @@ class DoublesAsync:
 
 
 def request(shape: list[int] | None = None) -> InferenceRequest:
-    """A request of two numbers, under the shape given."""
+    """Return a request with two numbers and the given shape."""
     x = {"name": "x", "datatype": "INT64", "shape": shape or [2], "data": [1, 2]}
     return InferenceRequest.model_validate({"inputs": [x]})
 
 
 def doubled(response: InferenceResponse) -> list[int]:
-    """The elements of a response's first output."""
+    """Return the elements of a response's first output."""
     return list(response.outputs[0].data.root)
 
 
@@ -101,8 +101,8 @@ BOTH = pytest.mark.parametrize("kind", [Doubles, DoublesAsync], ids=["plain", "a
 
 
 @BOTH
-def test_each_method_returns_what_the_handler_returns(kind: type) -> None:
-    """Plain or async makes no difference to a caller without an event loop."""
+def test_methods_return_the_handlers_results(kind: type) -> None:
+    """A caller without an event loop sees no difference between plain and async."""
     dataplane = DataplaneHandler(kind())
     assert dataplane.model_load("m") is True
     assert dataplane.model_load("broken") is False
@@ -114,7 +114,7 @@ def test_each_method_returns_what_the_handler_returns(kind: type) -> None:
 
 @BOTH
 def test_each_method_can_be_awaited(kind: type) -> None:
-    """The siblings that end in _async run in the caller's event loop."""
+    """The methods that end in _async run in the caller's event loop."""
 
     async def call() -> None:
         dataplane = DataplaneHandler(kind())
@@ -127,8 +127,8 @@ def test_each_method_can_be_awaited(kind: type) -> None:
 
 
 @BOTH
-def test_both_sides_of_a_call_are_checked(kind: type) -> None:
-    """A tensor that does not fit its shape raises, whoever made it, awaited or not."""
+def test_requests_and_responses_are_checked(kind: type) -> None:
+    """A tensor that does not fit its shape raises on either side, awaited or not."""
     wrong_request = request([3])
     with pytest.raises(ValueError, match=r"input 'x': shape \[3\] needs 3 elements"):
         DataplaneHandler(kind()).infer(wrong_request, "m")
@@ -149,7 +149,7 @@ def test_both_sides_of_a_call_are_checked(kind: type) -> None:
 
 
 def test_async_handler_in_running_loop_explains_await() -> None:
-    """A loop cannot wait for itself; the error names the method that can be awaited."""
+    """A loop cannot wait for itself; the error names the method to await."""
 
     async def call() -> None:
         dataplane = DataplaneHandler(DoublesAsync())  # type: ignore[arg-type]
@@ -178,8 +178,8 @@ def test_threads_share_one_handler() -> None:
         assert [[2, 4]] * 4 == list(pool.map(call, range(4)))
 
 
-def test_an_async_handler_knows_the_request() -> None:
-    """`request_id` reads the same inside as outside."""
+def test_async_handler_sees_the_request_id() -> None:
+    """`request_id` has the same value in the handler as in its caller."""
 
     class Seven:
         id = "seven"
@@ -195,7 +195,7 @@ def test_an_async_handler_knows_the_request() -> None:
     assert ["seven"] == handler.ids
 
 
-def test_the_loop_ends_with_the_handler() -> None:
+def test_loop_ends_with_the_handler() -> None:
     """A task that the handler left behind is cancelled, and the loop is closed."""
     handler = DoublesAsync()
     dataplane = DataplaneHandler(handler)  # type: ignore[arg-type]
@@ -206,8 +206,8 @@ def test_the_loop_ends_with_the_handler() -> None:
     assert handler.loop.is_closed()
 
 
-def test_without_a_handler_nothing_is_implemented() -> None:
-    """As upstream: the default handler raises in each method."""
+def test_default_handler_implements_nothing() -> None:
+    """It raises in each method, as upstream's does."""
     dataplane = DataplaneHandler()
     with pytest.raises(NotImplementedError, match="has no infer"):
         dataplane.infer(request(), "m")

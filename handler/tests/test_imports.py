@@ -1,4 +1,4 @@
-"""What importing the contract costs, and what it must never import."""
+"""The cost of importing the contract, and the modules that it never imports."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SERVERS = {
 
 
 def modules() -> list[str]:
-    """The dotted name of every module of the distribution."""
+    """Return the dotted name of every module of the distribution."""
     paths = [path for name in PACKAGES for path in (SOURCE / name).rglob("*.py")]
     parts = [path.relative_to(SOURCE).with_suffix("").parts for path in paths]
     return sorted(".".join(p for p in each if p != "__init__") for each in parts)
 
 
 def run(program: str) -> str:
-    """The output of a program in a process that has imported nothing yet."""
+    """Return the output of a program in a new process without imports."""
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -33,7 +33,7 @@ def run(program: str) -> str:
 
 
 def test_no_module_imports_a_server() -> None:
-    """Neither kserve nor grpc nor any web server is there after importing all."""
+    """Importing all modules imports neither kserve nor grpc nor a web server."""
     names = modules()
     assert "oip_handler.boundary" in names
     assert "aissemble_open_inference_protocol_shared.types.dataplane" in names
@@ -42,15 +42,15 @@ def test_no_module_imports_a_server() -> None:
     assert set() == {name.split(".")[0] for name in loaded} & SERVERS
 
 
-def test_the_package_alone_imports_no_numpy() -> None:
-    """Names load at first use, and the errors need nothing."""
+def test_package_alone_does_not_import_numpy() -> None:
+    """Names load at first use, and the errors need no other module."""
     assert "False\n" == run(
         "import sys, oip_handler.errors; print('numpy' in sys.modules)"
     )
 
 
-def test_importing_every_name_takes_under_a_third_of_a_second() -> None:
-    """Measured is CPU, in up to ten processes: a busy machine must not fail this."""
+def test_import_takes_under_a_third_of_a_second() -> None:
+    """It is CPU time, in up to ten processes: a busy machine must not fail this."""
     program = (
         "import time; start = time.process_time()\n"
         "from oip_handler import *\n"
@@ -59,8 +59,8 @@ def test_importing_every_name_takes_under_a_third_of_a_second() -> None:
     assert any(float(run(program)) < 0.3 for _ in range(10))
 
 
-def test_every_public_name_is_there() -> None:
-    """`__all__` is sorted, and each name is what its module has under it."""
+def test_every_public_name_exists() -> None:
+    """`__all__` is sorted, and each name is the object of its module."""
     assert sorted(oip_handler.__all__) == oip_handler.__all__
     for name in oip_handler.__all__:
         value = getattr(oip_handler, name)

@@ -1,4 +1,4 @@
-"""The README's examples run, in the order in which they stand there."""
+"""The README's examples run in their order."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    """The code blocks of a language."""
+    """Return the code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
 def test_every_python_block_runs(tmp_path: Path) -> None:
-    """A block that starts with the name of a file is a module for those after it."""
+    """A block that starts with a file name is a module for the blocks after it."""
     programs = []
     for number, block in enumerate(blocks("python")):
         name = re.match(r"# (\w+\.py)\n", block)
@@ -34,18 +34,18 @@ def test_every_python_block_runs(tmp_path: Path) -> None:
         assert (0, "") == (done.returncode, done.stderr), path.name
 
 
-def test_the_module_table_names_every_module() -> None:
-    """A module that an author may import has a row, apart from helpers of tensors."""
+def test_module_table_names_every_module() -> None:
+    """Each module that an author may import has a row; helpers of tensors do not."""
     package = Path(__file__).parent.parent / "src" / "oip_handler"
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
     named = set(re.findall(r"^\| `oip_handler\.(\w+)` \|", README, re.MULTILINE))
     assert named == modules - {"array_list", "list_checks"}
 
 
-def test_the_entry_point_names_the_first_example() -> None:
+def test_entry_point_names_the_first_example() -> None:
     """Its group is the host's, and its class is in the first block."""
     (toml,) = blocks("toml")
-    parser = ConfigParser()  # which reads TOML this simple; tomllib needs Python 3.11
+    parser = ConfigParser()  # it reads TOML this simple; tomllib needs Python 3.11
     parser.read_string(toml)
     entry_points = parser['project.entry-points."oip.handlers"']
     module, name = entry_points["nearest"].strip('"').split(":")

@@ -60,7 +60,7 @@ LARGEST = {
 
 
 def elements(datatype: str) -> st.SearchStrategy[Any]:
-    """Any one element that the datatype can hold, as JSON would give it."""
+    """Return a strategy for any element of the datatype, as JSON has it."""
     if datatype == "BOOL":
         return st.booleans()
     if datatype == "BYTES":
@@ -81,7 +81,7 @@ SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 @st.composite
 def tensors(draw: st.DrawFn) -> tuple[str, list[int], list[Any]]:
-    """A datatype, a shape and its flat elements."""
+    """Draw a datatype, a shape and its flat elements."""
     datatype = draw(st.sampled_from([*DTYPES, "BYTES"]))
     shape = list(draw(SHAPES))
     size = math.prod(shape)
@@ -90,7 +90,7 @@ def tensors(draw: st.DrawFn) -> tuple[str, list[int], list[Any]]:
 
 
 def nest(flat: list[Any], shape: list[int]) -> Any:
-    """The elements as lists nested in the shape; a bare element for a scalar."""
+    """Return the elements nested in the shape; for a scalar, the bare element."""
     if not shape:
         return flat[0]
     step = math.prod(shape[1:])
@@ -98,14 +98,14 @@ def nest(flat: list[Any], shape: list[int]) -> Any:
 
 
 def same(expected: Any, found: Any) -> bool:
-    """Whether two arrays hold the same bytes, so that NaN equals NaN."""
+    """Return whether two arrays hold the same bytes, so that NaN equals NaN."""
     return bool(to_raw(np.asarray(expected)) == to_raw(np.asarray(found)))
 
 
 # -- datatypes ----------------------------------------------------------------
 
 
-def test_the_datatypes_are_the_protocols() -> None:
+def test_datatypes_are_those_of_the_protocol() -> None:
     """Each datatype has its name, its dtype and its size in bytes."""
     assert [*DTYPES, "BYTES"] == sorted(
         (datatype.value for datatype in Datatype), key=[*DTYPES, "BYTES"].index
@@ -118,28 +118,28 @@ def test_the_datatypes_are_the_protocols() -> None:
 
 
 @pytest.mark.parametrize("name", ["FP8", "fp32", "", "<f4", None, 3, ["FP32"]])
-def test_an_unknown_datatype_is_told_with_the_known_ones(name: Any) -> None:
-    """The text names what was found and all there are."""
+def test_unknown_datatype_error_lists_the_known_ones(name: Any) -> None:
+    """The error has the name that was found and all valid ones."""
     with pytest.raises(ValueError, match=r"unknown datatype .*, expected one of BOOL"):
         numpy_dtype(name)
 
 
 @pytest.mark.parametrize("dtype", ["U3", "S3", "O"], ids=["text", "bytes", "object"])
 def test_text_and_objects_are_bytes(dtype: str) -> None:
-    """What numpy holds as text, bytes or objects travels as BYTES."""
+    """Arrays of text, bytes or objects have the datatype BYTES."""
     assert Datatype.BYTES is datatype_of(np.dtype(dtype))
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">i8", ">u2"])
-def test_the_byte_order_of_an_array_does_not_matter(dtype: str) -> None:
-    """A big-endian array has the datatype of its little-endian like, and its values."""
+def test_byte_order_does_not_matter(dtype: str) -> None:
+    """A big-endian array has the datatype and the values of a little-endian one."""
     array = np.array([1, 2], dtype=dtype)
     assert datatype_of(np.dtype(dtype[1:])) is datatype_of(array.dtype)
     assert b"\x01\x00" == bytes(to_raw(np.array([1], ">u2")))
 
 
 @pytest.mark.parametrize("dtype", ["c8", "M8[s]", "m8[s]", "V4", "g"])
-def test_a_dtype_that_the_protocol_has_not_is_refused(dtype: str) -> None:
+def test_dtype_without_a_datatype_is_refused(dtype: str) -> None:
     """Complex numbers, times and records have no datatype."""
     with pytest.raises(TypeError, match="has no datatype in the protocol"):
         datatype_of(np.dtype(dtype))
@@ -152,9 +152,9 @@ def test_a_dtype_that_the_protocol_has_not_is_refused(dtype: str) -> None:
 def test_a_nested_list_becomes_an_array_of_its_shape(
     tensor: tuple[str, list[int], list[Any]],
 ) -> None:
-    """Every element is where it was, and the shape is that of the nesting.
+    """Every element keeps its place, and the shape is that of the nesting.
 
-    Below a dimension of 0 a list says nothing of the dimensions that follow.
+    After a dimension of 0 a list cannot show the dimensions that follow.
     """
     datatype, shape, flat = tensor
     array = from_list(nest(flat, shape), datatype)
@@ -168,10 +168,10 @@ def test_a_nested_list_becomes_an_array_of_its_shape(
 
 
 @given(tensors())
-def test_raw_bytes_and_arrays_are_the_same(
+def test_raw_bytes_round_trip(
     tensor: tuple[str, list[int], list[Any]],
 ) -> None:
-    """What `to_raw` writes, `from_raw` reads back, element by element."""
+    """`from_raw` restores every element that `to_raw` wrote."""
     datatype, _, flat = tensor
     array = from_list(flat, datatype)
     raw = bytes(to_raw(array))
@@ -184,8 +184,8 @@ def test_raw_bytes_and_arrays_are_the_same(
 
 
 @given(st.sampled_from(list(DTYPES)), st.binary(max_size=64))
-def test_any_bytes_of_whole_elements_are_taken(datatype: str, raw: bytes) -> None:
-    """A buffer of a whole number of elements is read without loss, all others never."""
+def test_any_whole_number_of_elements_is_read(datatype: str, raw: bytes) -> None:
+    """A buffer of whole elements is read without loss, and any other is refused."""
     size = DTYPES[datatype][1]
     if len(raw) % size:
         with pytest.raises(ValueError, match=f"elements of {size} bytes"):
@@ -197,8 +197,8 @@ def test_any_bytes_of_whole_elements_are_taken(datatype: str, raw: bytes) -> Non
 
 
 @given(st.binary(max_size=64))
-def test_any_bytes_are_a_bytes_tensor_or_refused(raw: bytes) -> None:
-    """Lengths that lie are refused; all others come back as they were."""
+def test_bytes_tensor_round_trips_or_is_refused(raw: bytes) -> None:
+    """Wrong lengths are refused; all other buffers are written back unchanged."""
     if whole_elements(raw):
         assert raw == bytes(to_raw(from_raw(raw, "BYTES")))
     else:
@@ -207,7 +207,7 @@ def test_any_bytes_are_a_bytes_tensor_or_refused(raw: bytes) -> None:
 
 
 def whole_elements(raw: bytes) -> bool:
-    """Whether the lengths in a BYTES tensor add up to its size."""
+    """Return whether the lengths in a BYTES tensor add up to its size."""
     while len(raw) >= 4:
         (size,) = struct.unpack_from("<I", raw)
         if len(raw) < 4 + size:
@@ -218,7 +218,7 @@ def whole_elements(raw: bytes) -> bool:
 
 @pytest.mark.parametrize("datatype", list(DTYPES))
 def test_raw_tensors_share_the_buffers_memory(datatype: str) -> None:
-    """An aligned buffer is not copied, and is not written to by accident."""
+    """An aligned buffer is not copied, and a read-only one cannot be written to."""
     buffer = np.arange(8, dtype=np.uint64).view(np.uint8) % 2
     array = from_raw(buffer.data, datatype)
     assert np.shares_memory(buffer, array)
@@ -228,8 +228,8 @@ def test_raw_tensors_share_the_buffers_memory(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", list(DTYPES))
-def test_a_buffer_that_is_not_aligned_is_read_rightly(datatype: str) -> None:
-    """Behind a JSON part of any length an array is aligned, and read-only too."""
+def test_unaligned_buffer_becomes_an_aligned_array(datatype: str) -> None:
+    """After a JSON part of any length the array is aligned, and read-only too."""
     expected = from_list([True, False] if datatype == "BOOL" else [1, 2], datatype)
     whole = b"?" + bytes(to_raw(expected))
     array = from_raw(memoryview(whole)[1:], datatype)
@@ -238,8 +238,8 @@ def test_a_buffer_that_is_not_aligned_is_read_rightly(datatype: str) -> None:
     assert not array.flags.writeable
 
 
-def test_a_bool_of_another_byte_than_1_is_true() -> None:
-    """A byte other than 0 and 1 does not become a third truth."""
+def test_any_nonzero_byte_is_true() -> None:
+    """Bytes other than 0 and 1 are read as true and written as 1."""
     array = from_raw(b"\x00\x01\x02\xff", "BOOL")
     assert [False, True, True, True] == array.tolist()
     assert b"\x00\x01\x01\x01" == bytes(to_raw(array))
@@ -251,7 +251,7 @@ def test_a_bool_of_another_byte_than_1_is_true() -> None:
     ids=["empty", "nul", "inner nul", "not utf-8", "utf-8", "long"],
 )
 def test_bytes_elements_keep_every_byte(element: bytes) -> None:
-    """NUL bytes, bytes that are no text and any length pass unchanged."""
+    """NUL bytes, bytes that are not text and any length pass unchanged."""
     raw = struct.pack("<I", len(element)) + element + struct.pack("<I", 1) + b"x"
     array = from_raw(raw, "BYTES")
     assert [element, b"x"] == array.tolist()
@@ -272,15 +272,15 @@ def test_text_is_utf_8_in_raw_form() -> None:
     [(b"\x01", 0), (b"\x05\x00\x00\x00abc", 0), (b"\x00\x00\x00\x00\x01\x00", 1)],
     ids=["half a length", "too long", "second"],
 )
-def test_a_bytes_tensor_that_ends_too_soon_is_refused(raw: bytes, number: int) -> None:
-    """The text names the element that reaches beyond the buffer."""
+def test_truncated_bytes_tensor_is_refused(raw: bytes, number: int) -> None:
+    """The error names the element that reaches beyond the buffer."""
     text = f"element {number} reaches beyond the {len(raw)} bytes"
     with pytest.raises(ValueError, match=text):
         from_raw(raw, "BYTES")
 
 
-def test_an_array_that_is_not_contiguous_is_written_in_its_order() -> None:
-    """Transposed and strided arrays travel in row-major order of what they show."""
+def test_noncontiguous_array_is_written_in_row_major_order() -> None:
+    """Transposed and strided arrays are written in the order of their elements."""
     array = np.arange(6, dtype=np.int8).reshape(2, 3)
     assert bytes([0, 3, 1, 4, 2, 5]) == bytes(to_raw(array.T))
     assert bytes([0, 2]) == bytes(to_raw(array[0, ::2]))
@@ -290,8 +290,8 @@ def test_an_array_that_is_not_contiguous_is_written_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
-def test_the_ends_of_an_integers_range(datatype: str) -> None:
-    """The smallest and the largest are taken, those beyond are refused by name."""
+def test_limits_of_integers(datatype: str) -> None:
+    """The smallest and the largest are accepted; the error for others has the range."""
     info = np.iinfo(DTYPES[datatype][0])
     low, high = int(info.min), int(info.max)
     assert [low, high] == from_list([low, high], datatype).tolist()
@@ -303,8 +303,8 @@ def test_the_ends_of_an_integers_range(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
-def test_the_ends_of_a_floats_range(datatype: str) -> None:
-    """The largest number is taken; a larger one does not turn into an infinity."""
+def test_limits_of_floats(datatype: str) -> None:
+    """The largest number is accepted; a larger one does not become an infinity."""
     largest = LARGEST[datatype]
     found = from_list([largest, -largest], datatype)
     assert [largest, -largest] == found.astype(np.float64).tolist()
@@ -318,15 +318,15 @@ def test_the_ends_of_a_floats_range(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
-def test_what_is_no_finite_number_stays_so(datatype: str) -> None:
-    """NaN and the infinities, which binary tensors may hold, are floats too."""
+def test_nan_and_infinities_are_floats(datatype: str) -> None:
+    """NaN and the infinities, which binary tensors may hold, are kept."""
     found = from_list([math.inf, -math.inf, math.nan], datatype).astype(np.float64)
     assert [math.inf, -math.inf] == found[:2].tolist()
     assert math.isnan(found[2])
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
-def test_an_integer_is_taken_for_a_float(datatype: str) -> None:
+def test_integer_is_accepted_for_a_float(datatype: str) -> None:
     """JSON writes 1 for 1.0."""
     assert [1.0, 2.5] == from_list([1, 2.5], datatype).astype(np.float64).tolist()
 
@@ -347,8 +347,8 @@ WRONG: dict[str, list[Any]] = {
         for wrong in values
     ],
 )
-def test_an_element_of_another_kind_is_refused(datatype: str, wrong: Any) -> None:
-    """No kind is bent into another; the text has the element's place and value."""
+def test_element_of_another_kind_is_refused(datatype: str, wrong: Any) -> None:
+    """No kind is converted to another; the error has the element's index and value."""
     right = {"BOOL": True, "BYTES": "x"}.get(datatype, 1)
     text = rf"^element 1 is .*, expected a value of {datatype}$"
     with pytest.raises(TypeError, match=text):
@@ -366,8 +366,8 @@ def test_an_element_of_another_kind_is_refused(datatype: str, wrong: Any) -> Non
     ],
     ids=["null", "object", "bool", "text", "long text"],
 )
-def test_a_wrong_element_is_shown_as_json_has_it(value: Any, shown: str) -> None:
-    """Who sent JSON reads JSON's words, and never a whole long value."""
+def test_error_shows_the_element_as_json(value: Any, shown: str) -> None:
+    """The error uses the words of JSON, and cuts a long value."""
     with pytest.raises(TypeError) as caught:
         from_list([value], "INT32")
     assert f"element 0 is {shown}, expected a value of INT32" == str(caught.value)
@@ -388,21 +388,21 @@ def test_a_wrong_element_is_shown_as_json_has_it(value: Any, shown: str) -> None
     ],
     ids=["short", "long", "bare", "list", "shallow", "deep", "empty", "end"],
 )
-def test_nesting_that_is_not_rectangular_is_refused(datatype: str, make: Any) -> None:
-    """A ragged list is no tensor, wherever it is ragged."""
+def test_ragged_list_is_refused(datatype: str, make: Any) -> None:
+    """A ragged list is not a tensor, wherever it is ragged."""
     element = {"BOOL": True, "BYTES": "x"}.get(datatype, 1)
     with pytest.raises(ValueError, match="nested lists are not rectangular"):
         from_list(make(element), datatype)
 
 
-def test_lists_and_tuples_nest_alike() -> None:
-    """A handler's tuples are lists."""
+def test_tuples_nest_like_lists() -> None:
+    """A handler may return tuples for lists."""
     assert [[1, 2], [3, 4]] == from_list(((1, 2), [3, 4]), "INT8").tolist()
 
 
 @pytest.mark.parametrize("depth", [32, 65, 2000])
-def test_nesting_as_deep_as_an_array_can_be(depth: int) -> None:
-    """What numpy can hold is taken; beyond that it is an error like any other."""
+def test_nesting_has_numpys_depth_limit(depth: int) -> None:
+    """Nesting up to numpy's limit is accepted; deeper nesting is a ValueError."""
     nested: Any = 1
     for _ in range(depth):
         nested = [nested]
@@ -436,7 +436,7 @@ def test_nesting_as_deep_as_an_array_can_be(depth: int) -> None:
     ],
 )  # fmt: skip
 def test_data_that_fit_their_shape(data: Any, shape: list[int], datatype: str) -> None:
-    """Flat data fit any shape of their number; nested data fit their own."""
+    """Flat data fit any shape with their number; nested data fit only their own."""
     check(TensorData(data), shape, datatype)
     assert tuple(shape) == TensorData(data).as_numpy(shape, datatype).shape
 
@@ -483,15 +483,15 @@ def test_data_that_fit_their_shape(data: Any, shape: list[int], datatype: str) -
 def test_data_that_do_not_fit_their_shape(
     data: Any, shape: list[int], datatype: str, text: str
 ) -> None:
-    """The text has the declared shape, what it needs and what was found."""
+    """The error has the declared shape, the number it needs and what was found."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is below)
         check(TensorData(data), shape, datatype)
     assert text == str(caught.value)
 
 
 @given(SHAPES)
-def test_the_number_of_elements(shape: tuple[int, ...]) -> None:
-    """It is what numpy has, and 1 for a scalar."""
+def test_number_of_elements(shape: tuple[int, ...]) -> None:
+    """It is numpy's size of the shape, and 1 for a scalar."""
     assert np.empty(shape).size == element_count(shape)
 
 
@@ -513,7 +513,7 @@ def test_the_number_of_elements(shape: tuple[int, ...]) -> None:
         "bytes",
     ],
 )  # fmt: skip
-def test_an_array_of_another_dtype_is_converted(
+def test_array_of_another_dtype_is_converted(
     array: Any, datatype: str, expected: list[Any]
 ) -> None:
     """A handler may give an array of any dtype whose values the datatype holds."""
@@ -541,7 +541,7 @@ def test_an_array_of_another_dtype_is_converted(
         "number", "text", "object",
     ],
 )  # fmt: skip
-def test_an_array_is_not_bent_into_another_datatype(
+def test_array_of_another_kind_is_refused(
     array: Any, datatype: str, kind: type[Exception]
 ) -> None:
     """The rules for arrays are those for lists."""
@@ -552,8 +552,8 @@ def test_an_array_is_not_bent_into_another_datatype(
 # -- TensorData ---------------------------------------------------------------
 
 
-def test_a_list_is_a_list_and_an_array_an_array() -> None:
-    """Neither is made from the other before somebody asks for it."""
+def test_lists_and_arrays_are_kept_as_given() -> None:
+    """A list becomes an array, or an array a list, only when it is accessed."""
     nested = [[1.0, 2.0], [3.0, 4.0]]
     data = TensorData(nested)
     assert data.array is None
@@ -566,15 +566,15 @@ def test_a_list_is_a_list_and_an_array_an_array() -> None:
     assert data.root is data.root
 
 
-def test_an_array_is_handed_on_without_a_copy() -> None:
-    """as_numpy gives the memory that there is, in the declared shape."""
+def test_array_is_not_copied() -> None:
+    """as_numpy returns the array's own memory in the declared shape."""
     array = np.arange(6, dtype=np.float32)
     found = TensorData(array).as_numpy([2, 3], "FP32")
     assert np.shares_memory(array, found)
     assert (2, 3) == found.shape
 
 
-def test_it_behaves_as_a_list() -> None:
+def test_tensor_data_behaves_like_a_list() -> None:
     """Upstream handlers iterate over it, index it and take its length."""
     for data in (TensorData([1, 2, 3]), TensorData(np.array([1, 2, 3]))):
         assert [1, 2, 3] == list(data)
@@ -587,16 +587,16 @@ def test_it_behaves_as_a_list() -> None:
             hash(data)
 
 
-def test_tensor_data_of_tensor_data_is_the_same() -> None:
-    """Handlers that wrap what is wrapped lose nothing."""
+def test_tensor_data_of_tensor_data_is_unwrapped() -> None:
+    """Handlers that wrap a wrapped tensor lose nothing."""
     array = np.arange(2)
     assert array is TensorData(TensorData(array)).array
     assert [1] == TensorData(root=TensorData([1])).root
 
 
 @pytest.mark.parametrize("datatype", [*DTYPES, "BYTES"])
-def test_a_list_of_an_array_has_pythons_own_elements(datatype: str) -> None:
-    """A handler that reads lists finds int, float, bool and bytes, no numpy scalars."""
+def test_list_of_an_array_has_python_elements(datatype: str) -> None:
+    """The elements are int, float, bool and bytes, not numpy scalars."""
     raw = bytes(to_raw(from_list(["x"] if datatype == "BYTES" else [
         True if datatype == "BOOL" else 1], datatype)))  # fmt: skip
     kinds: dict[str, type] = {"BOOL": bool, "BYTES": bytes}
@@ -609,8 +609,8 @@ class Holder(BaseModel):
 
 
 @pytest.mark.parametrize("data", [[1, 2], np.array([1, 2])], ids=["list", "array"])
-def test_pydantic_dumps_the_elements(data: Any) -> None:
-    """In a message it dumps as upstream's RootModel does: as the bare list."""
+def test_pydantic_dumps_the_bare_list(data: Any) -> None:
+    """In a message it dumps as the bare list, as upstream's RootModel does."""
     holder = Holder(data=TensorData(data))
     assert {"data": [1, 2]} == holder.model_dump()
     assert {"data": [1, 2]} == holder.model_dump(mode="json")
@@ -624,7 +624,7 @@ def test_pydantic_dumps_the_elements(data: Any) -> None:
 @pytest.mark.parametrize(
     "data", [[[1.0], [2.0]], TensorData([[1.0], [2.0]])], ids=["list", "data"]
 )
-def test_pydantic_takes_lists_and_tensor_data(data: Any) -> None:
+def test_pydantic_accepts_lists_and_tensor_data(data: Any) -> None:
     """A message is made from plain JSON data or from messages; nesting is kept."""
     tensor = RequestInput.model_validate(
         {"name": "x", "shape": [2, 1], "datatype": "FP32", "data": data}
@@ -643,17 +643,17 @@ def test_pydantic_takes_lists_and_tensor_data(data: Any) -> None:
     assert "data" in RequestInput.model_json_schema()["properties"]
 
 
-def test_pydantic_demands_data() -> None:
-    """A tensor without data is no tensor."""
+def test_pydantic_requires_data() -> None:
+    """A tensor without data is refused."""
     with pytest.raises(ValidationError, match="data"):
         RequestInput.model_validate({"name": "x", "shape": [1], "datatype": "FP32"})
 
 
 @given(tensors())
-def test_an_output_from_numpy_is_the_array(
+def test_from_numpy_and_as_numpy_are_inverse(
     tensor: tuple[str, list[int], list[Any]],
 ) -> None:
-    """from_numpy and as_numpy are each other's inverse, whatever datatype and shape."""
+    """The array that comes back has the same datatype, shape and bytes."""
     datatype, shape, flat = tensor
     array = from_list(flat, datatype).reshape(shape)
     output = ResponseOutput.from_numpy("y", array)
@@ -664,8 +664,8 @@ def test_an_output_from_numpy_is_the_array(
 
 
 @pytest.mark.parametrize("array", [np.array([1j]), np.array([1, None])])
-def test_an_output_that_no_datatype_holds_is_refused(array: Any) -> None:
-    """A handler learns at once that its array cannot travel."""
+def test_output_without_a_datatype_is_refused(array: Any) -> None:
+    """An array that no datatype can hold raises a TypeError at once."""
     with pytest.raises(TypeError):
         ResponseOutput.from_numpy("y", array)
 
@@ -689,7 +689,7 @@ def test_an_output_that_no_datatype_holds_is_refused(array: Any) -> None:
 def test_flatten_and_get_actual_shape(
     data: Any, flat: list[Any], shape: list[int]
 ) -> None:
-    """The elements in row-major order, and the length at each level."""
+    """They return the elements in row-major order, and the length at each level."""
     assert flat == flatten(data)
     assert shape == get_actual_shape(data)
 
@@ -697,8 +697,8 @@ def test_flatten_and_get_actual_shape(
 @pytest.mark.parametrize(
     "ragged", [[[1], [2, 3]], [[1], 2], [1, [2]]], ids=["length", "bare", "list"]
 )
-def test_a_ragged_list_has_no_elements_and_no_shape(ragged: Any) -> None:
-    """None of the functions takes a list that is no tensor."""
+def test_ragged_list_has_no_elements_and_no_shape(ragged: Any) -> None:
+    """Each of the functions refuses a ragged list."""
     for call in (flatten, get_actual_shape, lambda data: validate_shape([2], data)):
         with pytest.raises(ValueError, match="not rectangular"):
             call(ragged)
@@ -736,7 +736,7 @@ def test_shape_is_valid(shape: list[int], data: Any, valid: bool) -> None:
             validate_shape(shape, data)
 
 
-def test_validate_shape_holds_nested_data_to_their_nesting() -> None:
+def test_validate_shape_checks_the_nesting() -> None:
     """As many elements in another nesting are another tensor."""
     with pytest.raises(ValueError, match=r"declared \[4, 1\], found \[2, 2\]"):
         validate_shape([4, 1], [[1, 2], [3, 4]])
@@ -754,16 +754,16 @@ def test_validate_shape_holds_nested_data_to_their_nesting() -> None:
     ],
     ids=str,
 )
-def test_validate_datatype_takes_values_of_the_datatype(
+def test_validate_datatype_accepts_matching_values(
     datatype: str, flat: list[Any]
 ) -> None:
-    """Elements of the datatype's kind, and integers for floats, pass in silence."""
+    """Elements of the datatype's kind, and integers for floats, pass silently."""
     validate_datatype(datatype, flat)
     with pytest.raises(TypeError, match=f"element {len(flat)} is null"):
         validate_datatype(datatype, [*flat, None])
 
 
-def test_validate_datatype_tells_faults_apart() -> None:
+def test_validate_datatype_distinguishes_faults() -> None:
     """The wrong kind is a TypeError; the range and the datatype are ValueErrors."""
     with pytest.raises(TypeError, match="element 0 is the str 'a'"):
         validate_datatype("FP32", ["a"])
