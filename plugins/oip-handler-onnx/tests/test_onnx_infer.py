@@ -1,4 +1,4 @@
-"""Requests to a loaded model: what goes in, what comes out, what is computed."""
+"""Requests to a loaded model: inputs, outputs, and what is computed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SUM_AND_PRODUCT = """g (float[N] a, float[N] b) => (float[N] total, float[N] pro
 
 
 def loaded(tmp_path: Path, graph: str) -> OnnxHandler:
-    """A handler with this graph loaded, in ONNX's own text format."""
+    """Return a handler that has loaded this graph, given in ONNX's own text format."""
     path = tmp_path / "model.onnx"
     path.write_bytes(parser.parse_model(HEADER + graph).SerializeToString())
     handler = OnnxHandler(settings=OnnxHandler.Settings(path=path))
@@ -44,19 +44,19 @@ def loaded(tmp_path: Path, graph: str) -> OnnxHandler:
 
 
 def identity(tmp_path: Path, kind: str) -> OnnxHandler:
-    """A model that gives its input `x` of this type back as `y`."""
+    """Return a model that gives its input `x` of this type back as `y`."""
     return loaded(tmp_path, f"g ({kind} x) => ({kind} y) {{ y = Identity(x) }}")
 
 
 def tensor(name: str, array: NDArray[Any]) -> RequestInput:
-    """An input as the host hands it over."""
+    """Return an input as the host passes it on."""
     return RequestInput.model_validate(dict(ResponseOutput.from_numpy(name, array)))
 
 
 def ask(
     handler: OnnxHandler, outputs: Sequence[str] | None = None, **arrays: NDArray[Any]
 ) -> InferenceResponse:
-    """The answer to a request with these inputs, checked as the host checks it."""
+    """Return the answer to a request with these inputs, checked like the host's."""
     names = None if outputs is None else [RequestOutput(name=name) for name in outputs]
     tensors = [tensor(name, array) for name, array in arrays.items()]
     request = InferenceRequest(inputs=tensors, outputs=names)
@@ -64,7 +64,7 @@ def ask(
 
 
 def zipmap(tmp_path: Path, key: str, labels: str) -> OnnxHandler:
-    """A model that gives its scores `p` back as maps by class label."""
+    """Return a model that gives its scores `p` back as maps by class label."""
     return loaded(
         tmp_path,
         f"g (float[N, 2] p) => (seq(map({key}, float)) maps) "
@@ -73,8 +73,8 @@ def zipmap(tmp_path: Path, key: str, labels: str) -> OnnxHandler:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
-def test_an_affine_model_answers_batches_of_any_size(tmp_path: Path, rows: int) -> None:
-    """Where the model's first dimension is free, so is the request's."""
+def test_affine_model_answers_batches_of_any_size(tmp_path: Path, rows: int) -> None:
+    """A free first dimension of the model is free in the request."""
     handler = loaded(
         tmp_path,
         "g (float[N, 2] x) => (float[N, 1] y)"
@@ -114,9 +114,7 @@ def test_every_numeric_datatype_passes_unchanged(
         pytest.param("string", np.array("é", object), id="text"),
     ],
 )
-def test_a_scalar_stays_a_scalar(
-    tmp_path: Path, kind: str, array: NDArray[Any]
-) -> None:
+def test_scalar_stays_a_scalar(tmp_path: Path, kind: str, array: NDArray[Any]) -> None:
     """A tensor of shape [] is answered with the shape []."""
     output = ask(identity(tmp_path, kind), x=array).outputs[0]
     assert output.shape == []
@@ -124,10 +122,10 @@ def test_a_scalar_stays_a_scalar(
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)], ids=str)
-def test_an_input_of_unknown_rank_takes_any_shape(
+def test_input_of_unknown_rank_accepts_any_shape(
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
-    """Where the model does not fix the rank, the handler does not either."""
+    """If the model does not fix the rank, the handler does not either."""
     x = np.ones(shape, np.float32)
     assert list(shape) == ask(identity(tmp_path, "float[]"), x=x).outputs[0].shape
 
@@ -137,7 +135,7 @@ def test_an_input_of_unknown_rank_takes_any_shape(
     [["é", "", "a\0b", "long" * 100], [b"\xc3\xa9", b"plain"], []],
     ids=["text", "bytes", "empty"],
 )
-def test_strings_go_through_as_utf8(tmp_path: Path, texts: list[Any]) -> None:
+def test_strings_are_utf8_in_and_out(tmp_path: Path, texts: list[Any]) -> None:
     """BYTES become text for the model and UTF-8 bytes in the answer."""
     output = ask(identity(tmp_path, "string[N]"), x=np.array(texts, object)).outputs[0]
     assert output.datatype == Datatype.BYTES
@@ -145,8 +143,8 @@ def test_strings_go_through_as_utf8(tmp_path: Path, texts: list[Any]) -> None:
     assert output.as_numpy().tolist() == expected
 
 
-def test_the_requested_outputs_come_in_the_requested_order(tmp_path: Path) -> None:
-    """Outputs are those that were asked for, each once, in the order of asking."""
+def test_outputs_are_in_the_requested_order(tmp_path: Path) -> None:
+    """The answer has each requested output once, in the order of the request."""
     a = np.array([2, 3], np.float32)
     handler = loaded(tmp_path, SUM_AND_PRODUCT)
     both = ask(handler, ["product", "total", "product"], a=a, b=a * 2).outputs
@@ -155,17 +153,15 @@ def test_the_requested_outputs_come_in_the_requested_order(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("outputs", [None, []], ids=["unset", "empty"])
-def test_all_outputs_come_where_none_is_named(
-    tmp_path: Path, outputs: list[str] | None
-) -> None:
+def test_all_outputs_come_by_default(tmp_path: Path, outputs: list[str] | None) -> None:
     """A request without outputs gets all of them, in the model's order."""
     a = np.ones(2, np.float32)
     response = ask(loaded(tmp_path, SUM_AND_PRODUCT), outputs, a=a, b=a)
     assert [output.name for output in response.outputs] == ["total", "product"]
 
 
-def test_an_input_with_a_value_of_its_own_need_not_be_sent(tmp_path: Path) -> None:
-    """An overridable initializer counts unless the request overrides it."""
+def test_input_with_a_default_is_optional(tmp_path: Path) -> None:
+    """An overridable initializer has its value unless the request overrides it."""
     handler = loaded(
         tmp_path,
         "g (float[N] x, float[1] b = {5}) => (float[N] y) { y = Add(x, b) }",
@@ -189,7 +185,7 @@ def test_an_input_with_a_value_of_its_own_need_not_be_sent(tmp_path: Path) -> No
 def test_maps_of_scores_become_one_table(
     tmp_path: Path, key: str, labels: str, classes: list[Any]
 ) -> None:
-    """ZipMap's maps are FP32 [examples, classes], the columns ascending by label."""
+    """ZipMap's maps become FP32 [examples, classes], columns ascending by label."""
     handler = zipmap(tmp_path, key, labels)
     described = MetadataTensor(name="maps", datatype=Datatype.FP32, shape=[-1, -1])
     assert handler.model_metadata("m").outputs == [described]
@@ -208,19 +204,19 @@ def test_no_maps_become_an_empty_table(tmp_path: Path) -> None:
     assert (output.shape, output.datatype) == ([0, 0], Datatype.FP32)
 
 
-def test_the_order_within_a_map_does_not_matter() -> None:
-    """A score is under its label, in whatever order the maps hold them."""
+def test_order_within_a_map_does_not_matter() -> None:
+    """A score is in its label's column, whatever the order of the maps."""
     output = to_output("maps", [{"b": 0.25, "a": 0.75}, {"a": 1.0, "b": 0.0}])
     assert output.as_numpy().tolist() == [[0.75, 0.25], [1, 0]]
 
 
-def test_maps_with_different_classes_are_the_models_fault() -> None:
-    """Maps that do not make up a table are not made to look like one."""
+def test_maps_with_different_classes_are_a_handler_fault() -> None:
+    """Maps that do not form a table are refused."""
     with pytest.raises(HandlerFault, match="'maps' has other classes"):
         to_output("maps", [{1: 0.5, 2: 0.5}, {1: 1.0}])
 
 
-def test_a_scikit_learn_classifier_is_served_as_converted(tmp_path: Path) -> None:
+def test_converted_scikit_learn_classifier_is_served(tmp_path: Path) -> None:
     """Labels and probabilities are those of scikit-learn's own classifier."""
     skl2onnx = pytest.importorskip("skl2onnx")
     linear = pytest.importorskip("sklearn.linear_model")
@@ -236,24 +232,24 @@ def test_a_scikit_learn_classifier_is_served_as_converted(tmp_path: Path) -> Non
     np.testing.assert_allclose(scores.as_numpy(), model.predict_proba(x), atol=1e-5)
 
 
-def test_an_aligned_tensor_is_fed_without_a_copy() -> None:
-    """onnxruntime reads the request's own memory, read-only as it may be."""
+def test_aligned_tensor_is_not_copied() -> None:
+    """onnxruntime reads the request's own memory, even if it is read-only."""
     x = np.ones(4, np.float32)
     x.flags.writeable = False
     expected = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1])
     assert np.shares_memory(to_array(tensor("x", x), expected), x)
 
 
-def test_a_read_only_tensor_is_answered(tmp_path: Path) -> None:
-    """What the network lends is read, and left as it was."""
+def test_read_only_tensor_is_answered(tmp_path: Path) -> None:
+    """The request's memory is read, and left unchanged."""
     handler = loaded(tmp_path, "g (float[N] x) => (float[N] y) { y = Neg(x) }")
     x = np.frombuffer(np.array([1, 2], np.float32).tobytes(), np.float32)
     assert ask(handler, x=x).outputs[0].as_numpy().tolist() == [-1, -2]
     assert x.tolist() == [1, 2]
 
 
-def test_an_unaligned_tensor_is_fed_aligned() -> None:
-    """Compiled loops never meet a number that straddles their alignment."""
+def test_unaligned_tensor_is_aligned() -> None:
+    """The model gets an aligned copy of the same values."""
     x = np.frombuffer(b"\0" + np.arange(4, dtype=np.float32).tobytes(), "<f4", offset=1)
     expected = MetadataTensor(name="x", datatype=Datatype.FP32, shape=[-1])
     array = to_array(tensor("x", x), expected)
@@ -261,7 +257,7 @@ def test_an_unaligned_tensor_is_fed_aligned() -> None:
     assert array.tolist() == [0, 1, 2, 3]
 
 
-def test_requests_may_run_at_the_same_time(tmp_path: Path) -> None:
+def test_requests_may_run_concurrently(tmp_path: Path) -> None:
     """`max_concurrency` may be raised: each caller gets the answer to its request."""
     handler = loaded(tmp_path, SUM_AND_PRODUCT)
 

@@ -29,21 +29,21 @@ NEGATE = "g (float[N, 2] x) => (float[N, 2] y) { y = Neg(x) }"
 
 
 def saved(tmp_path: Path, graph: str = NEGATE) -> Path:
-    """The file of this graph, given in ONNX's own text format."""
+    """Return the file of this graph, given in ONNX's own text format."""
     path = tmp_path / "model.onnx"
     path.write_bytes(parser.parse_model(HEADER + graph).SerializeToString())
     return path
 
 
 def handler_of(path: Path, **settings: Any) -> OnnxHandler:
-    """A handler that is not loaded yet, from settings as the host passes them."""
+    """Return an unloaded handler, with settings as the host passes them."""
     return OnnxHandler(
         settings=OnnxHandler.Settings.model_validate({"path": path, **settings})
     )
 
 
-def test_importing_the_package_does_not_import_onnxruntime() -> None:
-    """What is selected is imported, but only what is loaded costs memory."""
+def test_package_import_does_not_import_onnxruntime() -> None:
+    """A selected handler is imported, but only a loaded one costs memory."""
     code = "import sys, oip_handler_onnx; print('onnxruntime' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -51,7 +51,7 @@ def test_importing_the_package_does_not_import_onnxruntime() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_the_host_finds_the_handler_as_onnx() -> None:
+def test_host_finds_the_handler_as_onnx() -> None:
     """The installed package offers the handler under its entry-point name."""
     (entry,) = entry_points(group="oip.handlers", name="onnx")
     assert entry.load() is OnnxHandler
@@ -83,13 +83,13 @@ def test_the_host_finds_the_handler_as_onnx() -> None:
 def test_wrong_settings_are_found_before_loading(
     settings: dict[str, Any], wrong: str
 ) -> None:
-    """The host can name the setting that is at fault."""
+    """The host can name the wrong setting."""
     with pytest.raises(ValidationError) as refusal:
         OnnxHandler.Settings.model_validate(settings)
     assert [error["loc"] for error in refusal.value.errors()] == [(wrong,)]
 
 
-def test_metadata_are_what_the_file_says(tmp_path: Path) -> None:
+def test_metadata_are_those_of_the_file(tmp_path: Path) -> None:
     """Names, datatypes and shapes are the model's; a free dimension is -1."""
     graph = (
         "g (float16[N, 2, M] x, string[3] s) => (bool[N, 2, M] b, int64 n)"
@@ -112,13 +112,13 @@ def test_metadata_are_what_the_file_says(tmp_path: Path) -> None:
     assert handler.model_metadata("m") == described
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     """The reason for the failed load has the path in it."""
     with pytest.raises(Exception, match=r"absent\.onnx"):
         handler_of(tmp_path / "absent.onnx").model_load("m")
 
 
-def test_a_directory_stands_for_its_one_file(tmp_path: Path) -> None:
+def test_directory_stands_for_its_one_file(tmp_path: Path) -> None:
     """The one ONNX file of a directory is loaded; none or several fail the load."""
     with pytest.raises(FileNotFoundError, match=r"ends in \.onnx or \.ort"):
         handler_of(tmp_path).model_load("m")
@@ -130,8 +130,8 @@ def test_a_directory_stands_for_its_one_file(tmp_path: Path) -> None:
         handler_of(tmp_path).model_load("m")
 
 
-def test_a_provider_that_is_not_installed_fails_the_load(tmp_path: Path) -> None:
-    """The reason names the provider and those that there are."""
+def test_missing_provider_fails_the_load(tmp_path: Path) -> None:
+    """The reason names the provider and the available ones."""
     handler = handler_of(saved(tmp_path), providers=["NoSuchProvider"])
     with pytest.raises(
         ValueError, match=r"found NoSuchProvider, expected .*CPUExecutionProvider"
@@ -141,10 +141,10 @@ def test_a_provider_that_is_not_installed_fails_the_load(tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
-def test_a_provider_that_does_not_start_fails_the_load(
+def test_provider_that_does_not_start_fails_the_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that was meant for a device is not served by the CPU in its place."""
+    """A model for a device is not served by the CPU instead."""
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: both)
     handler = handler_of(saved(tmp_path), providers=["CUDAExecutionProvider"])
@@ -177,10 +177,10 @@ def test_a_provider_that_does_not_start_fails_the_load(
         ),
     ],
 )
-def test_a_model_that_cannot_be_fed_or_read_does_not_load(
+def test_model_with_unusable_types_does_not_load(
     tmp_path: Path, graph: str, said: str
 ) -> None:
-    """It fails at once and with its reason, not at the first request."""
+    """It fails at load with the reason, not at the first request."""
     handler = handler_of(saved(tmp_path, graph))
     with pytest.raises(ValueError, match=said):
         handler.model_load("m")
@@ -192,7 +192,7 @@ def test_a_model_that_cannot_be_fed_or_read_does_not_load(
 def test_settings_reach_onnxruntime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inter_op: int, mode: str
 ) -> None:
-    """The session is made with the operator's numbers, and in parallel where asked."""
+    """The session has the operator's numbers, and runs in parallel if they say so."""
     made = []
 
     class Recorded(ort.InferenceSession):  # type: ignore[misc]
@@ -215,7 +215,7 @@ def test_settings_reach_onnxruntime(
     assert options.graph_optimization_level.name == "ORT_ENABLE_BASIC"
 
 
-def test_unloading_lets_the_session_go(
+def test_unloading_releases_the_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After unloading nothing holds the model, and it can be loaded again."""
@@ -238,8 +238,8 @@ def test_unloading_lets_the_session_go(
     assert handler.model_ready("m").ready
 
 
-def test_a_model_that_is_not_loaded_says_so() -> None:
-    """Neither a request nor a question for metadata ends in an obscure error."""
+def test_unloaded_model_says_so() -> None:
+    """Requests and metadata raise ModelNotReady."""
     handler = handler_of(Path("m.onnx"))
     with pytest.raises(ModelNotReady, match="'m' is not loaded"):
         handler.model_metadata("m")

@@ -1,4 +1,4 @@
-"""Requests that do not fit the model, and runs that fail: whose fault it is."""
+"""Requests that do not fit the model, and failed runs: whose fault each one is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SUM = (
 
 
 def loaded(tmp_path: Path, graph: str) -> OnnxHandler:
-    """A handler with this graph loaded, in ONNX's own text format."""
+    """Return a handler that has loaded this graph, given in ONNX's own text format."""
     path = tmp_path / "model.onnx"
     path.write_bytes(parser.parse_model(HEADER + graph).SerializeToString())
     handler = OnnxHandler(settings=OnnxHandler.Settings(path=path))
@@ -44,7 +44,7 @@ def ask(
     *arrays: tuple[str, NDArray[Any]],
     outputs: Sequence[str] | None = None,
 ) -> list[str]:
-    """The names of the outputs that answer a request with these inputs."""
+    """Return the names of the outputs that answer a request with these inputs."""
     tensors = [
         RequestInput.model_validate(dict(ResponseOutput.from_numpy(name, array)))
         for name, array in arrays
@@ -65,15 +65,15 @@ def ask(
     ],
 )
 def test_inputs_are_matched_by_name(tmp_path: Path, names: str, said: str) -> None:
-    """Each required input comes once and no unknown one; the refusal names them all."""
+    """Each required input comes once and no unknown one; the error lists all faults."""
     handler = loaded(tmp_path, SUM)
     with pytest.raises(InvalidRequest, match=said) as refusal:
         ask(handler, *((name, ONE) for name in names))
     assert str(refusal.value).endswith("expected 'a', 'b', optional 'w'")
 
 
-def test_a_model_without_inputs_expects_none(tmp_path: Path) -> None:
-    """The refusal of an input reads well where the model takes no input at all."""
+def test_model_without_inputs_expects_none(tmp_path: Path) -> None:
+    """Its refusal of an input says that it expects none."""
     handler = loaded(
         tmp_path, "g () => (float[1] y) { y = Constant<value_floats=[1]>() }"
     )
@@ -82,8 +82,8 @@ def test_a_model_without_inputs_expects_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["b", "w"], ids=["required", "optional"])
-def test_no_other_datatype_is_taken(tmp_path: Path, name: str) -> None:
-    """Nothing is cast behind the client's back."""
+def test_other_datatypes_are_refused(tmp_path: Path, name: str) -> None:
+    """No input is cast silently."""
     handler = loaded(tmp_path, SUM)
     arrays: dict[str, NDArray[Any]] = {"a": ONE, "b": ONE}
     arrays[name] = ONE.astype(np.float64)
@@ -96,10 +96,10 @@ def test_no_other_datatype_is_taken(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "shape", [(2,), (1, 2, 1), (1, 3), ()], ids=["rank 1", "rank 3", "size", "scalar"]
 )
-def test_rank_and_fixed_dimensions_are_the_models(
+def test_rank_and_fixed_dimensions_must_match(
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
-    """A dimension of the model is met, unless it is free."""
+    """An input must match each dimension of the model that is not free."""
     handler = loaded(tmp_path, "g (float[N, 2] x) => (float[N, 2] y) { y = Neg(x) }")
     with pytest.raises(InvalidRequest) as refusal:
         ask(handler, ("x", np.ones(shape, np.float32)))
@@ -109,14 +109,14 @@ def test_rank_and_fixed_dimensions_are_the_models(
 
 
 def test_bytes_for_a_string_must_be_utf8(tmp_path: Path) -> None:
-    """The model sees the client's text or nothing."""
+    """The model gets the client's exact text, or the request is refused."""
     handler = loaded(tmp_path, "g (string[N] x) => (string[N] y) { y = Identity(x) }")
     with pytest.raises(InvalidRequest, match="'x' holds bytes that are not UTF-8"):
         ask(handler, ("x", np.array([b"fine", b"\xff"], object)))
 
 
-def test_an_unknown_output_is_refused(tmp_path: Path) -> None:
-    """The refusal names the output, and those that there are."""
+def test_unknown_output_is_refused(tmp_path: Path) -> None:
+    """The error names the output, and the available ones."""
     handler = loaded(tmp_path, SUM)
     with pytest.raises(
         InvalidRequest, match="outputs: unknown 'z', expected names among 'y'"
@@ -124,8 +124,8 @@ def test_an_unknown_output_is_refused(tmp_path: Path) -> None:
         ask(handler, ("a", ONE), ("b", ONE), outputs=["y", "z"])
 
 
-def test_an_output_that_cannot_be_carried_is_left_out(tmp_path: Path) -> None:
-    """It is neither described nor computed; asking for it says why it is not there."""
+def test_untransportable_output_is_left_out(tmp_path: Path) -> None:
+    """It is neither described nor computed; a request for it gets the reason."""
     handler = loaded(
         tmp_path,
         "g (float[N] x) => (seq(float[N]) all, float[N] y)"
@@ -141,7 +141,7 @@ def test_an_output_that_cannot_be_carried_is_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_a_value_that_an_operator_refuses_is_the_clients_fault(tmp_path: Path) -> None:
+def test_value_refused_by_an_operator_is_the_clients_fault(tmp_path: Path) -> None:
     """An index out of range is explained, without onnxruntime's own framing."""
     handler = loaded(
         tmp_path,
@@ -153,10 +153,10 @@ def test_a_value_that_an_operator_refuses_is_the_clients_fault(tmp_path: Path) -
         ask(handler, ("i", np.array([9])))
 
 
-def test_another_failure_of_the_graph_is_not_blamed_on_the_client(
+def test_other_graph_failures_are_not_the_clients_fault(
     tmp_path: Path,
 ) -> None:
-    """What onnxruntime calls a failure reaches the host as such."""
+    """An exception that onnxruntime calls a failure reaches the host unchanged."""
     handler = loaded(
         tmp_path,
         "g (float[N] a, float[M] b) => (float[K] y) { y = Add(a, b) }",
@@ -167,7 +167,7 @@ def test_another_failure_of_the_graph_is_not_blamed_on_the_client(
 
 
 def model_of_bad_text(tmp_path: Path) -> OnnxHandler:
-    """A model whose output `bad` is a byte that is not UTF-8."""
+    """Return a model whose output `bad` is a byte that is not UTF-8."""
     handler = loaded(
         tmp_path,
         "g (float[N] x) => (string[1] bad, float[N] y)"
@@ -179,12 +179,12 @@ def model_of_bad_text(tmp_path: Path) -> OnnxHandler:
     return handler
 
 
-def test_text_of_the_model_that_is_not_utf8_is_the_models_fault(tmp_path: Path) -> None:
-    """Python's ValueError for it must not make it the client's."""
+def test_models_invalid_utf8_is_a_handler_fault(tmp_path: Path) -> None:
+    """Python's ValueError for it must not blame the client."""
     with pytest.raises(HandlerFault, match="not UTF-8"):
         ask(model_of_bad_text(tmp_path), ("x", ONE))
 
 
-def test_outputs_that_nobody_asked_for_are_not_fetched(tmp_path: Path) -> None:
-    """An output that cannot be read does no harm to a request for another one."""
+def test_unrequested_outputs_are_not_fetched(tmp_path: Path) -> None:
+    """An unreadable output does not disturb a request for another one."""
     assert ask(model_of_bad_text(tmp_path), ("x", ONE), outputs=["y"]) == ["y"]

@@ -1,4 +1,4 @@
-"""What the tests share: images, a loaded handler, and asking it.
+"""Fixtures of the tests: images, a loaded handler, and requests to it.
 
 Nothing here imports torch or Pillow before a test needs it, so that each module can
 skip what is not installed.
@@ -26,7 +26,7 @@ from oip_handler import (
 
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., bytes]:
-    """Makes the file of an image of `width` x `height` that no other number has."""
+    """Return a function that makes a different image file for each number and size."""
     from PIL import Image
 
     def picture(
@@ -57,7 +57,7 @@ def handler() -> ModelHandler:
 
 @pytest.fixture(scope="session")
 def ask() -> Callable[..., dict[str, ResponseOutput]]:
-    """Asks a handler as the host would: elements in, outputs by name."""
+    """Return a function that calls a handler and returns its outputs by name."""
 
     def ask(
         handler: ModelHandler,

@@ -1,4 +1,4 @@
-"""From the bytes of an image to what the network sees; without torch.
+"""From the bytes of an image to the network's input, without torch.
 
 The numbers are those of torchvision 0.29: its rules for sizes, and pixels that its own
 transforms gave for the same image.
@@ -27,13 +27,13 @@ LIMIT = 50_000_000
 
 
 def normalised(red: int, green: int, blue: int) -> list[float]:
-    """What a colour of 0 to 255 becomes."""
+    """Return a colour of 0 to 255 as the network's input."""
     colours = zip((red, green, blue), MEAN, DEVIATION, strict=True)
     return [(colour / 255 - mean) / deviation for colour, mean, deviation in colours]
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The file of an image."""
+    """Return the file of an image."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -53,13 +53,13 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
         pytest.param((2, 200), (256, 25600), (16, 12688), id="strip"),
     ],
 )
-def test_it_is_resized_and_cropped_as_torchvision_does(
+def test_image_is_resized_and_cropped_as_by_torchvision(
     picture: Picture,
     size: tuple[int, int],
     resized: tuple[int, int],
     corner: tuple[int, int],
 ) -> None:
-    """The shorter edge becomes 256 pixels, and the middle 224 x 224 are taken."""
+    """The shorter edge becomes 256 pixels, and the middle 224 x 224 are used."""
     file = picture(0, *size)
     left, top = corner
     image = Image.open(BytesIO(file)).resize(resized, Image.Resampling.BILINEAR)
@@ -70,10 +70,10 @@ def test_it_is_resized_and_cropped_as_torchvision_does(
     np.testing.assert_allclose(expected.transpose(2, 0, 1), found, atol=1e-5)
 
 
-def test_the_pixels_are_those_of_torchvision(picture: Picture) -> None:
-    """Some pixels and the mean of each colour, as torchvision's transforms give them.
+def test_pixels_are_those_of_torchvision(picture: Picture) -> None:
+    """Some pixels and the mean of each colour equal those of torchvision's transforms.
 
-    A shade of 1 in 255 is allowed for, should a Pillow round otherwise.
+    A shade of 1 in 255 is allowed, in case another Pillow rounds differently.
     """
     found = prepare(picture(), LIMIT)
     golden = {
@@ -101,7 +101,7 @@ def test_the_pixels_are_those_of_torchvision(picture: Picture) -> None:
     ],
 )
 def test_every_mode_becomes_rgb(mode: str, colour: Any, expected: Any) -> None:
-    """Transparency shows the colour below; grey is the same in all three."""
+    """Transparent pixels have the colour below; grey has three equal channels."""
     if mode == "I;16":
         image = Image.fromarray(np.full((30, 20), colour, np.uint16))
     else:
@@ -110,8 +110,8 @@ def test_every_mode_becomes_rgb(mode: str, colour: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("transparency", [None, 0, bytes([0, 128])], ids=str)
-def test_a_palette_becomes_its_colours(transparency: Any) -> None:
-    """An index is no brightness; a warning of Pillow about transparency stays away."""
+def test_palette_becomes_its_colours(transparency: Any) -> None:
+    """An index is replaced by its colour, without Pillow's transparency warning."""
     image = Image.new("P", (20, 30), 1)
     image.putpalette([1, 2, 3, 10, 20, 30])
     options = {} if transparency is None else {"transparency": transparency}
@@ -130,19 +130,19 @@ def test_a_palette_becomes_its_colours(transparency: Any) -> None:
     ids=["JPEG", "PNG", "WEBP", "GIF", "BMP"],
 )
 def test_every_format_is_read(kind: str, options: Any) -> None:
-    """What the README lists."""
+    """Each format in the README's list is read."""
     image = Image.new("RGB", (20, 30), (40, 80, 120))
     assert_uniform(prepare(saved(image, kind, **options), LIMIT), (40, 80, 120), 0.03)
 
 
-def test_a_jpeg_for_printing_becomes_rgb() -> None:
-    """CMYK: no ink is white."""
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    """In CMYK no ink is white."""
     image = Image.new("CMYK", (20, 30), (0, 0, 0, 0))
     assert_uniform(prepare(saved(image, "JPEG"), LIMIT), (255, 255, 255), 0.03)
 
 
-def test_of_several_frames_the_first_counts() -> None:
-    """A moving GIF is its first image."""
+def test_only_the_first_frame_is_used() -> None:
+    """An animated GIF is read as its first image."""
     first, second = (Image.new("RGB", (20, 30), (n, n, n)) for n in (40, 200))
     file = saved(first, "GIF", save_all=True, append_images=[second])
     assert_uniform(prepare(file, LIMIT), (40, 40, 40), 0.03)
@@ -151,7 +151,7 @@ def test_of_several_frames_the_first_counts() -> None:
 def assert_uniform(
     found: NDArray[Any], colour: tuple[int, int, int], tolerance: float = 1e-5
 ) -> None:
-    """Every pixel has the colour."""
+    """Expect every pixel to have the colour."""
     expected = np.broadcast_to(np.reshape(normalised(*colour), (3, 1, 1)), found.shape)
     np.testing.assert_allclose(expected, found, atol=tolerance)
 
@@ -168,7 +168,7 @@ def assert_uniform(
     ],
 )
 def test_bytes_that_are_no_image_are_refused(data: bytes, said: str) -> None:
-    """The text says what was found, and nothing of the server's memory."""
+    """The error says what was found, and shows no memory address."""
     with pytest.raises(ValueError, match=said) as refusal:
         prepare(data, LIMIT)
     assert "0x" not in str(refusal.value)
@@ -176,10 +176,8 @@ def test_bytes_that_are_no_image_are_refused(data: bytes, said: str) -> None:
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.9])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_an_image_that_was_cut_off_is_refused(
-    picture: Picture, kind: str, part: float
-) -> None:
-    """It is never filled up with grey."""
+def test_truncated_image_is_refused(picture: Picture, kind: str, part: float) -> None:
+    """The missing part is never filled with grey."""
     file = picture(0, kind=kind)
     with pytest.raises(ValueError, match="a broken"):
         prepare(file[: int(len(file) * part)], LIMIT)
@@ -195,18 +193,18 @@ def test_an_image_that_was_cut_off_is_refused(
         pytest.param((30_000, 30_000), "more pixels than Pillow reads", id="bomb"),
     ],
 )
-def test_an_image_of_too_many_pixels_is_refused(
+def test_image_with_too_many_pixels_is_refused(
     size: tuple[int, int], said: str
 ) -> None:
-    """A small file must not take much memory, on the way to the network neither."""
+    """A small file must not need much memory, neither when read nor when resized."""
     file = saved(Image.new("1", size))
     assert 200_000 > len(file)
     with pytest.raises(ValueError, match=said):
         prepare(file, 100_000)
 
 
-def test_the_pixels_are_not_read_to_be_counted() -> None:
-    """The head tells: the rest of the file need not be there."""
+def test_pixels_are_counted_from_the_header() -> None:
+    """The rest of the file need not be there."""
     file = saved(Image.new("1", (8000, 8000)))
     with pytest.raises(ValueError, match="it has 8000 x 8000 pixels"):
         prepare(file[:100], LIMIT)

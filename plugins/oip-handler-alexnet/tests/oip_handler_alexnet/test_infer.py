@@ -1,4 +1,4 @@
-"""Requests to a loaded handler: what goes in, what comes out."""
+"""Requests to a loaded handler: inputs and outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Picture = Callable[..., bytes]
 
 
 def test_metadata_are_images_in_and_labels_out(handler: AlexNetHandler) -> None:
-    """BYTES [-1] in, a row of five labels and five probabilities for each."""
+    """BYTES [-1] in; out, five labels and five probabilities for each image."""
     metadata = handler.model_metadata("m")
     inputs, outputs = (
         [(tensor.name, tensor.datatype.value, tensor.shape) for tensor in tensors]
@@ -37,7 +37,7 @@ def test_metadata_are_images_in_and_labels_out(handler: AlexNetHandler) -> None:
 def test_each_image_gets_five_labels(
     handler: AlexNetHandler, ask: Ask, picture: Picture, count: int
 ) -> None:
-    """Labels are ImageNet's, probabilities fall from the first on and are no scores."""
+    """Labels are ImageNet's, with descending probabilities, not scores."""
     answer = ask(handler, [picture(n) for n in range(count)])
     labels, probabilities = answer["labels"], answer["probabilities"].as_numpy()
     assert ([count, 5], Datatype.BYTES) == (labels.shape, labels.datatype)
@@ -49,7 +49,7 @@ def test_each_image_gets_five_labels(
     assert (probabilities.sum(axis=1) <= 1 + 1e-6).all()
 
 
-def test_all_the_probabilities_add_up_to_1(ask: Ask, picture: Picture) -> None:
+def test_probabilities_of_all_classes_add_up_to_1(ask: Ask, picture: Picture) -> None:
     """They are softmax over every class."""
     settings = AlexNetHandler.Settings(random_weights=0, top=1000)
     every = AlexNetHandler(settings)
@@ -59,10 +59,10 @@ def test_all_the_probabilities_add_up_to_1(ask: Ask, picture: Picture) -> None:
     assert 1000 == len(set(answer["labels"].as_numpy()[0]))
 
 
-def test_an_image_is_answered_alike_alone_and_among_others(
+def test_answer_does_not_depend_on_the_batch(
     handler: AlexNetHandler, ask: Ask, picture: Picture
 ) -> None:
-    """Neighbours in a batch do not matter, and different images differ."""
+    """An image has the same answer alone and in a batch; different images differ."""
     files = [picture(n) for n in range(4)]
     together = ask(handler, files)
     alone = [ask(handler, [file]) for file in files]
@@ -79,16 +79,16 @@ def test_an_image_is_answered_alike_alone_and_among_others(
     assert 4 == len({tuple(one["probabilities"].as_numpy()[0]) for one in alone})
 
 
-def test_a_column_of_images_is_a_list_of_them(
+def test_column_of_images_is_a_list_of_images(
     handler: AlexNetHandler, ask: Ask, picture: Picture
 ) -> None:
-    """[n, 1] is answered as [n] is: many clients send the one, many the other."""
+    """[n, 1] is answered like [n]; clients commonly send either."""
     files = [picture(n) for n in range(2)]
     assert ask(handler, files) == ask(handler, files, [2, 1])
 
 
-def test_no_images_are_an_empty_answer(handler: AlexNetHandler, ask: Ask) -> None:
-    """No rows, and no error."""
+def test_no_images_give_an_empty_answer(handler: AlexNetHandler, ask: Ask) -> None:
+    """The answer has no rows and is not an error."""
     answer = ask(handler, [])
     assert [0, 5] == answer["labels"].shape == answer["probabilities"].shape
 
@@ -96,7 +96,7 @@ def test_no_images_are_an_empty_answer(handler: AlexNetHandler, ask: Ask) -> Non
 def test_text_is_base64_of_an_image(
     handler: AlexNetHandler, ask: Ask, picture: Picture
 ) -> None:
-    """JSON has no bytes: its text, and no other, is base64."""
+    """JSON has no bytes, so its text is base64; bytes are never decoded."""
     file = picture()
     text = base64.b64encode(file).decode()
     lines = base64.encodebytes(file).decode()
@@ -116,10 +116,10 @@ def test_text_is_base64_of_an_image(
         pytest.param("aGVsbG8=", "5 bytes that are none of", id="base64 of text"),
     ],
 )
-def test_one_bad_image_is_named_and_fails_the_request(
+def test_bad_image_fails_its_request_and_is_named(
     handler: AlexNetHandler, ask: Ask, picture: Picture, element: Any, said: str
 ) -> None:
-    """The client learns which row it is."""
+    """The error has the number of the row."""
     with pytest.raises(InvalidRequest, match=rf"^image 2: {said}"):
         ask(handler, [picture(), picture(1), element, b"another"])
 
@@ -141,21 +141,21 @@ def test_one_bad_image_is_named_and_fails_the_request(
         ),
     ],
 )
-def test_what_is_no_list_of_images_is_refused(
+def test_input_that_is_no_list_of_images_is_refused(
     handler: AlexNetHandler, ask: Ask, changed: dict[str, Any], said: str
 ) -> None:
-    """The text says what was found and what is expected."""
+    """The error says what was found and what is expected."""
     with pytest.raises(InvalidRequest, match=said):
         ask(handler, **{"elements": [b"a", b"b"], **changed})
 
 
-def test_a_request_without_inputs_is_refused(handler: AlexNetHandler) -> None:
-    """Also where no host has checked it."""
+def test_request_without_inputs_is_refused(handler: AlexNetHandler) -> None:
+    """The handler refuses it even if no host has checked it."""
     with pytest.raises(InvalidRequest, match="inputs: found none, expected 'image'"):
         handler.infer(InferenceRequest(inputs=[]), "m")
 
 
-def test_the_limits_are_those_of_the_settings(ask: Ask, picture: Picture) -> None:
+def test_limits_are_those_of_the_settings(ask: Ask, picture: Picture) -> None:
     """Too many images are refused before one is read, a large one before its pixels."""
     settings = AlexNetHandler.Settings(
         random_weights=0, top=1, max_images=2, max_pixels=99_899
@@ -169,8 +169,8 @@ def test_the_limits_are_those_of_the_settings(ask: Ask, picture: Picture) -> Non
     assert [2, 1] == ask(limited, [picture(0, 256, 256)] * 2)["labels"].shape
 
 
-def test_unloading_lets_the_network_go(ask: Ask, picture: Picture) -> None:
-    """After unloading it is not ready, and it can be loaded again."""
+def test_unloaded_model_can_be_loaded_again(ask: Ask, picture: Picture) -> None:
+    """After unloading it is not ready; after another load it answers the same."""
     handler = AlexNetHandler(AlexNetHandler.Settings(random_weights=1))
     assert handler.model_load("m")
     before = ask(handler, [picture()])

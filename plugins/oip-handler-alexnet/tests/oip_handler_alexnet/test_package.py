@@ -17,7 +17,7 @@ from oip_handler import ModelNotReady
 from oip_handler_alexnet import AlexNetHandler, labels
 
 
-def test_importing_the_package_imports_no_model_library() -> None:
+def test_package_import_imports_no_model_library() -> None:
     """torch and Pillow are imported by a load, never before."""
     code = (
         "import sys, oip_handler_alexnet; "
@@ -29,14 +29,14 @@ def test_importing_the_package_imports_no_model_library() -> None:
     assert "[]" == done.stdout.strip()
 
 
-def test_the_host_finds_the_handler_as_alexnet() -> None:
+def test_host_finds_the_handler_as_alexnet() -> None:
     """The installed package offers the handler under its entry-point name."""
     (entry,) = entry_points(group="oip.handlers", name="alexnet")
     assert AlexNetHandler is entry.load()
 
 
-def test_the_host_may_ask_again() -> None:
-    """An answer depends on the request alone, and the class says so."""
+def test_handler_is_idempotent() -> None:
+    """An answer depends only on the request, and the class declares it."""
     assert AlexNetHandler.idempotent is True
 
 
@@ -61,21 +61,21 @@ def test_the_host_may_ask_again() -> None:
 def test_wrong_settings_are_found_before_loading(
     settings: dict[str, Any], wrong: str
 ) -> None:
-    """The host can say what is at fault before it listens."""
+    """The host can report the fault before it listens."""
     with pytest.raises(ValidationError, match=wrong):
         AlexNetHandler.Settings.model_validate(settings)
 
 
-def test_a_model_that_is_not_loaded_says_so() -> None:
-    """Neither a request nor a question for metadata ends in an obscure error."""
+def test_unloaded_model_says_so() -> None:
+    """Without a load the model is not ready, and metadata raise ModelNotReady."""
     handler = AlexNetHandler(AlexNetHandler.Settings(random_weights=0))
     assert not handler.model_ready("m").ready
     with pytest.raises(ModelNotReady, match="'m' is not loaded"):
         handler.model_metadata("m")
 
 
-def test_the_labels_are_those_of_imagenet() -> None:
-    """A thousand of them, in the order in which torchvision's weights know them."""
+def test_labels_are_those_of_imagenet() -> None:
+    """There are a thousand labels, in the order of torchvision's weights."""
     found = labels.read(None)
     assert 1000 == len(found) == len(set(found))
     expected = {0: "tench", 1: "goldfish", 258: "Samoyed", 999: "toilet tissue"}
@@ -90,7 +90,7 @@ def test_the_labels_are_those_of_imagenet() -> None:
         pytest.param("\ufeffküken\n".encode(), ["küken"], id="byte order mark"),
     ],
 )
-def test_a_file_has_a_label_on_each_line(
+def test_labels_file_has_a_label_on_each_line(
     tmp_path: Path, content: bytes, expected: list[str]
 ) -> None:
     """The classes are the lines, in their order."""
@@ -106,7 +106,7 @@ def test_a_file_has_a_label_on_each_line(
         pytest.param(b"\xff\xfe", r"labels\.txt is not UTF-8", id="not text"),
     ],
 )
-def test_a_file_that_is_no_list_of_labels_is_refused(
+def test_invalid_labels_file_is_refused(
     tmp_path: Path, content: bytes, said: str
 ) -> None:
     """The reason names the file and what is wrong with it."""

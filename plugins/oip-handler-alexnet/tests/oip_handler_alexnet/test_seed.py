@@ -82,7 +82,7 @@ TORCHVISION = {
 
 
 def programs() -> list[str]:
-    """The document's two programs, with another import of `ModelServer`."""
+    """Return the document's two programs, with another import of `ModelServer`."""
     found = sorted(SEED.glob("004_*.txt"))
     if not found:
         pytest.skip("the documents that the project started from are not at hand")
@@ -96,7 +96,7 @@ def programs() -> list[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Variables with which the program finds all that it imports."""
+    """Variables with which the program finds all its imports."""
     package = tmp_path / "torchvision"
     package.mkdir()
     for name, text in TORCHVISION.items():
@@ -106,7 +106,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def picture() -> bytes:
-    """An image as a client has it."""
+    """Return a client's image file."""
     pixels = np.random.default_rng(5).integers(0, 256, (300, 400, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -114,7 +114,7 @@ def picture() -> bytes:
 
 
 def top_five(data: bytes) -> list[float]:
-    """The five largest outputs of the network, asked directly."""
+    """Return the five largest outputs of the network, called directly."""
     torch.manual_seed(1)
     network = AlexNet(1000).eval()
     with torch.inference_mode():
@@ -124,10 +124,10 @@ def top_five(data: bytes) -> list[float]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [0, 1], ids=["in the process", "in Ray Serve"])
-def test_the_documents_program_gives_the_top_five(
+def test_program_of_the_document_gives_the_top_five(
     tmp_path: Path, environment: dict[str, str], number: int
 ) -> None:
-    """V1 with an image in base64, as the document's model takes it."""
+    """It answers a V1 request with an image in base64, as in the document."""
     path = tmp_path / "program.py"
     path.write_text(programs()[number])
     data = picture()

@@ -1,4 +1,4 @@
-"""The handler in a real server, asked by clients of both protocols and of V1."""
+"""The handler in a real server, with clients of both protocols and of V1."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Server]:
-    """The same network twice, once in batches, and one that cannot be loaded."""
+    """A host with the same network twice, once in batches, and one that cannot load."""
     models = ["alexnet", "batched=alexnet", "absent=alexnet?"]
     with Server(
         f"--handlers={','.join(models)}",
@@ -50,21 +50,21 @@ def text(file: bytes) -> str:
 
 
 def predicted(server: Server, instances: Any, model: str = "alexnet") -> Any:
-    """The predictions of V1."""
+    """Return the predictions of V1."""
     answer = server.post(f"/v1/models/{model}:predict", json={"instances": instances})
     assert 200 == answer.status_code, answer.text
     return answer.json()["predictions"]
 
 
 def asked(elements: list[Any], shape: list[int] | None = None) -> Any:
-    """A V2 request in JSON."""
+    """Return a V2 request in JSON."""
     shape = [len(elements)] if shape is None else shape
     tensor = {"name": "image", "datatype": "BYTES", "shape": shape, "data": elements}
     return {"inputs": [tensor]}
 
 
 def by_triton(server: Server, elements: NDArray[Any]) -> list[Any]:
-    """Rows of V1's form from Triton's REST client, which asks in binary."""
+    """Return rows in V1's form by Triton's REST client, which sends binary tensors."""
     tensor = triton.InferInput("image", list(elements.shape), "BYTES")
     tensor.set_data_from_numpy(elements)
     with triton.InferenceServerClient(f"127.0.0.1:{server.http_port}") as client:
@@ -74,7 +74,7 @@ def by_triton(server: Server, elements: NDArray[Any]) -> list[Any]:
 
 
 def by_grpc(server: Server, files: list[bytes], shape: list[int], raw: bool) -> Any:
-    """Rows of V1's form, asked by gRPC with raw or with typed contents."""
+    """Return rows in V1's form by gRPC, with raw or with typed contents."""
     answer = rpc(server, "ModelInfer", wire(files, shape, raw))
     labels, numbers = answer.outputs
     if not raw:
@@ -85,7 +85,7 @@ def by_grpc(server: Server, files: list[bytes], shape: list[int], raw: bool) -> 
 
 
 def wire(files: list[bytes], shape: list[int], raw: bool = False) -> Any:
-    """The message of a request to `alexnet`."""
+    """Return the message of a request to `alexnet`."""
     asked = message("ModelInferRequest")(model_name="alexnet")
     added = asked.inputs.add(name="image", datatype="BYTES", shape=shape)
     if raw:
@@ -96,7 +96,7 @@ def wire(files: list[bytes], shape: list[int], raw: bool = False) -> Any:
 
 
 def rows(labels: list[Any], probabilities: list[Any]) -> list[Any]:
-    """Rows of V1's form from the elements of the two outputs of V2, five a row."""
+    """Return rows in V1's form from the elements of V2's two outputs, five a row."""
     assert len(labels) == len(probabilities)
     return [
         {"labels": labels[i : i + 5], "probabilities": probabilities[i : i + 5]}
@@ -105,7 +105,7 @@ def rows(labels: list[Any], probabilities: list[Any]) -> list[Any]:
 
 
 def assert_same(expected: list[Any], found: list[Any]) -> None:
-    """Two lists of rows with the same labels and nearly the same probabilities."""
+    """Expect rows with the same labels and nearly the same probabilities."""
     labels, numbers = (
         [[row[name] for row in rows] for rows in (expected, found)]
         for name in ("labels", "probabilities")
@@ -115,7 +115,7 @@ def assert_same(expected: list[Any], found: list[Any]) -> None:
 
 
 def test_every_form_of_v1_is_the_same_image(host: Server, picture: Picture) -> None:
-    """`b64`, `b64` by name as in KServe's document, and base64 as plain text."""
+    """`b64`, `b64` by name as in KServe's document, and plain base64 are equal."""
     b64 = text(picture())
     found = predicted(host, [{"b64": b64}, b64])
     found += predicted(host, [{"image": {"b64": b64}}, {"image": b64}])
@@ -128,7 +128,7 @@ def test_every_form_of_v1_is_the_same_image(host: Server, picture: Picture) -> N
 def test_every_protocol_gives_the_same_answer(
     host: Server, picture: Picture, shape: list[int]
 ) -> None:
-    """JSON, binary by REST, raw and typed by gRPC: the rows of V1."""
+    """JSON, binary by REST, and raw and typed gRPC give the rows of V1."""
     files = [picture(), picture(1, kind="JPEG")]
     expected = predicted(host, [{"b64": text(file)} for file in files])
     assert_same(expected, by_triton(host, np.array(files, object).reshape(shape)))
@@ -140,8 +140,8 @@ def test_every_protocol_gives_the_same_answer(
     assert_same(expected, rows(*(output["data"] for output in outputs)))
 
 
-def test_a_body_may_be_nothing_but_a_file(host: Server, picture: Picture) -> None:
-    """The raw binary request of the protocol; its answer is binary, too."""
+def test_body_may_be_just_the_file(host: Server, picture: Picture) -> None:
+    """The protocol's raw binary request gets a binary answer."""
     answer = host.post(
         "/v2/models/alexnet/infer",
         content=picture(),
@@ -159,7 +159,7 @@ def test_a_body_may_be_nothing_but_a_file(host: Server, picture: Picture) -> Non
 def test_requests_in_one_batch_get_their_own_answers(
     host: Server, picture: Picture
 ) -> None:
-    """Several clients at once are one call of the handler, or two."""
+    """Concurrent requests share calls of the handler, and each gets its own rows."""
     instances = [{"b64": text(picture(n))} for n in range(4)]
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(lambda one: predicted(host, [one], "batched")[0], instances)
@@ -168,7 +168,7 @@ def test_requests_in_one_batch_get_their_own_answers(
     assert stats["execution_count"] < stats["inference_count"] == 4
 
 
-def test_a_bad_image_fails_alone_in_a_batch(host: Server, picture: Picture) -> None:
+def test_bad_image_fails_alone_in_a_batch(host: Server, picture: Picture) -> None:
     """The other requests of its batch are answered."""
     instances = [{"b64": text(file)} for file in (picture(), b"rubbish", picture(1))]
     path = "/v1/models/batched:predict"
@@ -179,8 +179,8 @@ def test_a_bad_image_fails_alone_in_a_batch(host: Server, picture: Picture) -> N
         assert [200, 400, 200] == [answer.status_code for answer in answers]
 
 
-def test_a_bad_image_is_the_clients_fault(host: Server, picture: Picture) -> None:
-    """The same status and text by every protocol: the row, and no traceback."""
+def test_bad_image_is_the_clients_fault(host: Server, picture: Picture) -> None:
+    """By every protocol the error has the same status and names the row."""
     files = [picture(), picture()[:1000]]
     said = "image 1: a broken PNG (image file is truncated)"
     answer = host.post(
@@ -196,7 +196,7 @@ def test_a_bad_image_is_the_clients_fault(host: Server, picture: Picture) -> Non
 
 
 def test_bad_base64_is_named_by_its_instance(host: Server, picture: Picture) -> None:
-    """It does not reach the handler."""
+    """The host refuses it before the handler."""
     good = {"b64": text(picture())}
     for instances in ([good, {"b64": "?"}], [{"image": good}, {"image": {"b64": "?"}}]):
         answer = host.post("/v1/models/alexnet:predict", json={"instances": instances})
@@ -204,7 +204,7 @@ def test_bad_base64_is_named_by_its_instance(host: Server, picture: Picture) -> 
         assert "instances: element 1 is not base64" in answer.json()["error"]
 
 
-def test_what_did_not_load_says_why(host: Server) -> None:
+def test_model_that_did_not_load_says_why(host: Server) -> None:
     """The reason names the file, and has no traceback in it."""
     answer = infer_rest(host, "absent", asked([""]))
     assert 503 == answer.status
@@ -214,8 +214,8 @@ def test_what_did_not_load_says_why(host: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/alexnet/infer", ":predict"])
-def test_the_readme_shows_what_is_answered(host: Server, path: str) -> None:
-    """A request of the README gets the answer below it, but for the rounding."""
+def test_readme_shows_the_real_answers(host: Server, path: str) -> None:
+    """A request of the README gets the answer below it, apart from rounding."""
     shown = re.compile(
         rf"curl -s localhost:8080(\S*{path}) (?:-H '[^']*' )?-d '(.*?)'\n```\n\n"
         r"```json\n(.*?)```",
@@ -229,7 +229,7 @@ def test_the_readme_shows_what_is_answered(host: Server, path: str) -> None:
 
 
 def assert_like(expected: Any, found: Any) -> None:
-    """Two documents with the same keys, texts and integers, and nearly the floats."""
+    """Expect the same keys, texts and integers, and nearly the same floats."""
     if isinstance(expected, dict):
         assert expected.keys() == found.keys()
         for key in expected:

@@ -1,4 +1,4 @@
-"""The network and where its weights come from."""
+"""The network and the sources of its weights."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def saved(state: Any, path: Path) -> Path:
     return path
 
 
-def test_the_parameters_are_those_of_torchvision() -> None:
-    """Same names, same shapes, 61,100,840 numbers: its published file fits as it is."""
+def test_parameters_are_those_of_torchvision() -> None:
+    """Names, shapes and the 61,100,840 numbers fit the file that it publishes."""
     with torch.device("meta"):
         state = AlexNet(1000).state_dict()
     assert PUBLISHED == {name: list(tensor.shape) for name, tensor in state.items()}
     assert 61_100_840 == sum(tensor.numel() for tensor in state.values())
 
 
-def test_the_network_computes_alexnet(small: Any) -> None:
-    """Five convolutions and three layers, written out once more."""
+def test_network_computes_alexnet(small: Any) -> None:
+    """It equals five convolutions and three linear layers, written out here."""
     f = torch.nn.functional
     state = small.state_dict()
     x = images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
@@ -82,7 +82,7 @@ def test_the_network_computes_alexnet(small: Any) -> None:
     np.testing.assert_allclose(x.numpy(), small(images).numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_random_weights_are_the_same_everywhere() -> None:
+def test_random_weights_are_the_same_in_every_process() -> None:
     """A seed gives the same numbers in every process, and another seed others."""
     program = (
         "import json, torch\n"
@@ -102,10 +102,10 @@ def test_random_weights_are_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "float16"])
-def test_a_saved_state_dict_gives_the_same_network(
+def test_saved_state_dict_gives_the_same_network(
     tmp_path: Path, small: Any, kind: str
 ) -> None:
-    """Whatever float it was saved in, it computes in FP32."""
+    """The network computes in FP32, whatever float the file has."""
     dtype = getattr(torch, kind)
     state = {name: tensor.to(dtype) for name, tensor in small.state_dict().items()}
     network = weights.read(saved(state, tmp_path / "a.pth"), CPU)
@@ -116,7 +116,7 @@ def test_a_saved_state_dict_gives_the_same_network(
 
 
 class Payload:
-    """An object that would run code when a pickle with it is read."""
+    """An object whose pickle would run code when it is read."""
 
     def __reduce__(self) -> Any:
         return print, ("it ran",)
@@ -147,10 +147,10 @@ class Payload:
         ),
     ],
 )
-def test_a_state_dict_that_does_not_fit_names_what_differs(
+def test_unfit_state_dict_error_names_the_parameters(
     tmp_path: Path, small: Any, changed: dict[str, Any], said: str
 ) -> None:
-    """The reason has the parameters in it; the first five where they are many."""
+    """The reason lists the parameters that differ, at most five of them."""
     state = {**small.state_dict(), **changed}
     state = {name: value for name, value in state.items() if value is not None}
     path = saved(state, tmp_path / "a.pth")
@@ -166,7 +166,7 @@ def test_a_state_dict_that_does_not_fit_names_what_differs(
         pytest.param(b"rubbish", "a.pth cannot be read as a state dict", id="rubbish"),
     ],
 )
-def test_a_file_that_is_no_state_dict_is_refused(
+def test_file_without_a_state_dict_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, said: str
 ) -> None:
     """No code in it is run, and torch's advice to run it is not passed on."""
@@ -181,15 +181,15 @@ def test_a_file_that_is_no_state_dict_is_refused(
     assert "it ran" not in capsys.readouterr().out
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     """The reason for the failed load has the path in it."""
     settings = AlexNetHandler.Settings(weights=tmp_path / "absent.pth")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*absent\.pth"):
         AlexNetHandler(settings).model_load("m")
 
 
-def test_a_directory_stands_for_its_one_file(tmp_path: Path, small: Any) -> None:
-    """The one file of weights is loaded; where there is none, the load says so."""
+def test_directory_stands_for_its_one_file(tmp_path: Path, small: Any) -> None:
+    """The one file of weights is loaded; a directory without one fails the load."""
     names = tmp_path / "labels.txt"
     names.write_text("cat\ndog\nbird\n")
     settings = AlexNetHandler.Settings(weights=tmp_path, labels=names, top=3)
@@ -199,10 +199,10 @@ def test_a_directory_stands_for_its_one_file(tmp_path: Path, small: Any) -> None
     assert AlexNetHandler(settings).model_load("m")
 
 
-def test_a_file_and_its_labels_are_served(
+def test_file_and_its_labels_are_served(
     tmp_path: Path, small: Any, ask: Ask, picture: Callable[..., bytes]
 ) -> None:
-    """A network of other classes answers with their names."""
+    """A network with other classes answers with their names."""
     names = tmp_path / "labels.txt"
     names.write_text("cat\ndog\nküken\n", encoding="utf-8")
     path = saved(small.state_dict(), tmp_path / "a.pth")
@@ -223,10 +223,10 @@ def test_a_file_and_its_labels_are_served(
         pytest.param({"labels": "a\nb\nc"}, "top: found 5, expected up to 3", id="top"),
     ],
 )
-def test_labels_and_top_fit_the_weights(
+def test_labels_and_top_must_fit_the_weights(
     tmp_path: Path, small: Any, settings: dict[str, Any], said: str
 ) -> None:
-    """A class without a name is found at load, not by a request."""
+    """A class without a name fails the load, not a request."""
     if "labels" in settings:
         names = tmp_path / "labels.txt"
         names.write_text(settings["labels"])
@@ -239,10 +239,10 @@ def test_labels_and_top_fit_the_weights(
     assert not handler.model_ready("m").ready
 
 
-def test_a_device_that_torch_does_not_see_fails_the_load(
+def test_device_unknown_to_torch_fails_the_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A model that was meant for a GPU is not served by the CPU in its place."""
+    """A model for a GPU is not served by the CPU instead."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert torch.device("cuda") == find_device("cuda")
@@ -252,8 +252,8 @@ def test_a_device_that_torch_does_not_see_fails_the_load(
         AlexNetHandler(settings).model_load("m")
 
 
-def test_threads_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number reaches torch; without it torch's own is left."""
+def test_threads_setting_reaches_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the setting torch's own number is unchanged."""
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setattr(weights, "draw", lambda _, n, __: AlexNet(n))

@@ -1,4 +1,4 @@
-"""What the tests share: flowers, serving an estimator, asking a handler."""
+"""Fixtures of the tests: flowers, loaded handlers, and requests to them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def flowers() -> Any:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Callable[..., SklearnHandler]:
-    """Saves an estimator to a file and gives the handler that loaded it."""
+    """Return a function that saves an estimator and returns a loaded handler."""
 
     def serve(estimator: Any, suffix: str = ".joblib", **more: Any) -> SklearnHandler:
         path = tmp_path / f"model{suffix}"
@@ -55,7 +55,7 @@ def _tensor(name: str, array: Array) -> RequestInput:
 
 @pytest.fixture
 def ask() -> Callable[..., dict[str, ResponseOutput]]:
-    """Asks a handler as the host would: arrays in and tensors out, both by name."""
+    """Return a function that calls a handler: arrays in, tensors out, both by name."""
 
     def ask(
         handler: ModelHandler, *outputs: str, **inputs: Array

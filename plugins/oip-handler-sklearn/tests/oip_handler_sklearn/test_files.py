@@ -29,7 +29,7 @@ Ask = Callable[..., dict[str, ResponseOutput]]
 
 
 def handler_of(path: Path, **more: Any) -> SklearnHandler:
-    """The handler for a file, not loaded."""
+    """Return the unloaded handler for a file."""
     return SklearnHandler(settings=SklearnHandler.Settings(path=path, **more))
 
 
@@ -50,16 +50,16 @@ def test_every_suffix_loads(serve: Serve, ask: Ask, flowers: Any, suffix: str) -
 
 
 @pytest.mark.parametrize("suffix", [".joblib", ".skops"])
-def test_a_missing_file_is_named(tmp_path: Path, suffix: str) -> None:
-    """Where there is no file, the load fails with its path."""
+def test_missing_file_is_named(tmp_path: Path, suffix: str) -> None:
+    """The load fails, and the error has the path."""
     path = tmp_path / f"absent{suffix}"
 
     with pytest.raises(FileNotFoundError, match=f"no model file {path}"):
         handler_of(path).model_load("m")
 
 
-def test_a_directory_stands_for_its_one_file(tmp_path: Path, flowers: Any) -> None:
-    """The one model file of a directory is loaded, also where its name has a dot."""
+def test_directory_stands_for_its_one_file(tmp_path: Path, flowers: Any) -> None:
+    """The one model file of a directory is loaded, even if its name has a dot."""
     for path in (tmp_path / "fraud", tmp_path / "fraud.v2"):
         path.mkdir()
         estimator = GaussianNB().fit(flowers.data, flowers.target)
@@ -69,18 +69,18 @@ def test_a_directory_stands_for_its_one_file(tmp_path: Path, flowers: Any) -> No
         assert handler_of(path).model_load("m")
 
 
-def test_trusted_types_are_for_skops_in_a_directory_too(
+def test_trusted_types_need_skops_in_a_directory_too(
     tmp_path: Path, flowers: Any
 ) -> None:
-    """What cannot be restricted is refused when the directory shows it."""
+    """A file that they cannot restrict is refused when the directory is read."""
     joblib.dump(GaussianNB().fit(flowers.data, flowers.target), tmp_path / "m.joblib")
 
     with pytest.raises(ValueError, match=r"'trusted' cannot restrict .*m\.joblib"):
         handler_of(tmp_path, trusted=["x.Y"]).model_load("m")
 
 
-def test_an_empty_directory_is_no_file(tmp_path: Path) -> None:
-    """A directory without a model file is refused as a missing file is."""
+def test_empty_directory_is_a_missing_file(tmp_path: Path) -> None:
+    """A directory without a model file is refused like a missing file."""
     path = tmp_path / "model.joblib"
     path.mkdir()
 
@@ -90,8 +90,8 @@ def test_an_empty_directory_is_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".joblib", ".pkl", ".skops"])
 @pytest.mark.parametrize("content", [b"", b"not a model"], ids=["empty", "text"])
-def test_a_broken_file_is_named(tmp_path: Path, suffix: str, content: bytes) -> None:
-    """What the reading library raises for a broken file comes with the file's path."""
+def test_broken_file_is_named(tmp_path: Path, suffix: str, content: bytes) -> None:
+    """The error of the reading library comes with the file's path."""
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
 
@@ -102,7 +102,7 @@ def test_a_broken_file_is_named(tmp_path: Path, suffix: str, content: bytes) -> 
 
 
 def test_untrusted_types_are_named(serve: Serve) -> None:
-    """A skops file with types that nobody vouched for is refused, naming just those."""
+    """A skops file with untrusted types is refused, and the error names only those."""
     steps = FunctionTransformer(operator.neg), FunctionTransformer(statistics.mean)
     estimator = make_pipeline(*steps).fit(np.ones((2, 2)))
 
@@ -116,7 +116,7 @@ def test_untrusted_types_are_named(serve: Serve) -> None:
 
 
 def test_trusted_types_load(serve: Serve, ask: Ask) -> None:
-    """A skops file loads once its types are trusted by the settings."""
+    """A skops file loads if the settings trust its types."""
     rows = np.array([[1.0, -2.0]])
     estimator = FunctionTransformer(operator.neg).fit(rows)
 
@@ -139,7 +139,7 @@ def test_trusted_types_load(serve: Serve, ask: Ask) -> None:
     ids=["no path", "suffix", "trusted pickle", "unknown key"],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], fault: str) -> None:
-    """A fault in the settings shows before any file is opened."""
+    """A fault in the settings is found before any file is opened."""
     with pytest.raises(ValidationError, match=fault):
         SklearnHandler.Settings(**settings)
 
@@ -153,7 +153,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], fault: str) -> Non
     ],
     ids=["dict", "not fitted", "nothing to serve"],
 )
-def test_what_cannot_serve_fails_at_load(
+def test_unusable_estimator_fails_at_load(
     serve: Serve, content: Any, error: type[Exception], text: str
 ) -> None:
     """A readable file without a usable estimator fails the load, not the requests."""
@@ -161,8 +161,8 @@ def test_what_cannot_serve_fails_at_load(
         serve(content)
 
 
-def test_a_second_load_reads_the_file_again(serve: Serve, ask: Ask) -> None:
-    """After a reload the answers are those of the file as it is now."""
+def test_second_load_reads_the_file_again(serve: Serve, ask: Ask) -> None:
+    """After a reload the answers are those of the current file."""
     rows = np.array([[0.0], [1.0]])
     handler = serve(LinearRegression().fit(rows, [0.0, 1.0]))
     joblib.dump(LinearRegression().fit(rows, [0.0, 7.0]), handler.settings.path)
@@ -175,8 +175,8 @@ def test_a_second_load_reads_the_file_again(serve: Serve, ask: Ask) -> None:
     np.testing.assert_allclose([0.0, 7.0], after, atol=1e-12)
 
 
-def test_an_unloaded_model_is_not_ready(serve: Serve, ask: Ask) -> None:
-    """After the unload the estimator is gone, and requests and metadata say so."""
+def test_unloaded_model_is_not_ready(serve: Serve, ask: Ask) -> None:
+    """After the unload, requests and metadata raise ModelNotReady."""
     handler = serve(LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]))
 
     handler.model_unload("m")

@@ -1,4 +1,4 @@
-"""Which tensors a model takes, and the sentence for those that it does not."""
+"""The tensors that a model accepts, and the errors for those that it refuses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MOODS = np.array(["glad", "sad", "glad", "sad"])
 
 
 def people_model() -> Any:
-    """A regressor whose pipeline selects columns by name, one of them text."""
+    """Return a regressor whose pipeline selects columns by name, one of them text."""
     encode = make_column_transformer(
         (OneHotEncoder(), ["town"]), ("passthrough", ["age"])
     )
@@ -47,7 +47,7 @@ def people_model() -> Any:
 
 
 def mood_model() -> Any:
-    """A search over a pipeline that starts with documents."""
+    """Return a search over a pipeline that starts with documents."""
     pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression())
     grid = {"logisticregression__C": [1.0, 2.0]}
     return GridSearchCV(pipeline, grid, cv=2).fit(DOCUMENTS, MOODS)
@@ -56,8 +56,8 @@ def mood_model() -> Any:
 @pytest.mark.parametrize(
     "dtype", ["f8", "f4", "f2", ml_dtypes.bfloat16, "i8", "i4", "u1", "?"]
 )
-def test_every_numeric_datatype_is_taken(serve: Serve, ask: Ask, dtype: Any) -> None:
-    """Numbers of any datatype answer as the same numbers in FP64 do."""
+def test_every_numeric_datatype_is_accepted(serve: Serve, ask: Ask, dtype: Any) -> None:
+    """Numbers of any datatype give the same answer as the same numbers in FP64."""
     estimator = LinearRegression().fit(ROWS, TARGET)
     rows = ROWS.astype(dtype)
 
@@ -66,8 +66,8 @@ def test_every_numeric_datatype_is_taken(serve: Serve, ask: Ask, dtype: Any) -> 
     np.testing.assert_allclose(estimator.predict(rows.astype("f8")), answer, rtol=1e-6)
 
 
-def test_a_single_tensor_may_have_any_name(serve: Serve, ask: Ask) -> None:
-    """Clients that call the input 'input-0' are served as those that say 'x' are."""
+def test_single_tensor_may_have_any_name(serve: Serve, ask: Ask) -> None:
+    """An input named 'input-0' works like one named 'x'."""
     estimator = LinearRegression().fit(ROWS, TARGET)
 
     answer = ask(serve(estimator), **{"input-0": ROWS})["prediction"]
@@ -78,10 +78,8 @@ def test_a_single_tensor_may_have_any_name(serve: Serve, ask: Ask) -> None:
 @pytest.mark.parametrize(
     "shape", [(4, 3), (4, 1), (4,), (), (1, 4, 2)], ids=["3", "1", "1-D", "0-D", "3-D"]
 )
-def test_a_wrong_shape_is_refused(
-    serve: Serve, ask: Ask, shape: tuple[int, ...]
-) -> None:
-    """A tensor that is not rows of the right width names both shapes."""
+def test_wrong_shape_is_refused(serve: Serve, ask: Ask, shape: tuple[int, ...]) -> None:
+    """For a tensor that is not rows of the right width, the error has both shapes."""
     handler = serve(LinearRegression().fit(ROWS, TARGET))
 
     with pytest.raises(InvalidRequest) as caught:
@@ -93,10 +91,8 @@ def test_a_wrong_shape_is_refused(
     ) == str(caught.value)
 
 
-def test_several_tensors_for_unnamed_columns_are_refused(
-    serve: Serve, ask: Ask
-) -> None:
-    """A model without column names takes one tensor; more are listed."""
+def test_several_tensors_need_named_columns(serve: Serve, ask: Ask) -> None:
+    """A model without column names accepts one tensor; the error lists all of them."""
     handler = serve(LinearRegression().fit(ROWS, TARGET))
 
     with pytest.raises(
@@ -105,10 +101,10 @@ def test_several_tensors_for_unnamed_columns_are_refused(
         ask(handler, x=ROWS, y=ROWS)
 
 
-def test_values_that_the_estimator_rejects_are_the_clients_fault(
+def test_values_rejected_by_the_estimator_are_a_client_fault(
     serve: Serve, ask: Ask
 ) -> None:
-    """The estimator's own ValueError goes to the host, which answers 400."""
+    """The estimator's own ValueError reaches the host, which answers 400."""
     handler = serve(LinearRegression().fit(ROWS, TARGET))
 
     with pytest.raises(ValueError, match="NaN"):
@@ -116,10 +112,10 @@ def test_values_that_the_estimator_rejects_are_the_clients_fault(
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)], ids=["1-D", "one column"])
-def test_named_columns_come_one_by_one(
+def test_named_columns_may_be_separate_tensors(
     serve: Serve, ask: Ask, shape: tuple[int, ...]
 ) -> None:
-    """One tensor for each column is the DataFrame of those columns."""
+    """One tensor for each column makes the DataFrame of those columns."""
     estimator = people_model()
     town = np.array(PEOPLE["town"].tolist()).reshape(shape)
     age = PEOPLE["age"].to_numpy().reshape(shape)
@@ -129,8 +125,8 @@ def test_named_columns_come_one_by_one(
     np.testing.assert_array_equal(estimator.predict(PEOPLE), answer)
 
 
-def test_named_columns_come_in_any_order(serve: Serve, ask: Ask) -> None:
-    """The estimator sees the columns in the order of its fit, not of the request."""
+def test_named_columns_may_come_in_any_order(serve: Serve, ask: Ask) -> None:
+    """The estimator gets the columns in the order of its fit, not of the request."""
     frame = pd.DataFrame(ROWS, columns=["b", "a"])
     estimator = LinearRegression().fit(frame, TARGET)
 
@@ -174,7 +170,7 @@ def test_named_columns_may_come_as_one_tensor(serve: Serve, ask: Ask) -> None:
 def test_wrong_columns_are_refused(
     serve: Serve, ask: Ask, inputs: dict[str, Any], fault: str
 ) -> None:
-    """Columns that do not make up the table are named, with what was expected."""
+    """The error names columns that do not make up the table, and what was expected."""
     handler = serve(people_model())
     arrays: dict[str, NDArray[Any]] = {k: np.array(v) for k, v in inputs.items()}
 
@@ -198,7 +194,7 @@ def test_long_lists_of_names_are_cut(serve: Serve, ask: Ask) -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)], ids=["1-D", "one column"])
 def test_documents_are_text(serve: Serve, ask: Ask, shape: tuple[int, ...]) -> None:
-    """A model that starts with a text vectorizer takes one BYTES element a document."""
+    """A model that starts with a text vectorizer has one BYTES element per document."""
     estimator = mood_model()
     handler = serve(estimator)
 
@@ -218,10 +214,10 @@ def test_documents_are_text(serve: Serve, ask: Ask, shape: tuple[int, ...]) -> N
     ],
     ids=["numbers", "latin-1"],
 )
-def test_what_is_no_document_is_refused(
+def test_input_that_is_no_document_is_refused(
     serve: Serve, ask: Ask, documents: NDArray[Any], fault: str
 ) -> None:
-    """Numbers, and bytes that are no UTF-8, are refused where text is due."""
+    """Numbers, and bytes that are not UTF-8, are refused in place of text."""
     handler = serve(mood_model())
 
     with pytest.raises(InvalidRequest) as caught:

@@ -1,4 +1,4 @@
-"""The classifier that needs no file, and the laws of the package itself."""
+"""The classifier that needs no file, and the rules of the package itself."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Ask = Callable[..., dict[str, ResponseOutput]]
 
 @pytest.fixture
 def iris() -> IrisHandler:
-    """The handler as the host makes and loads it: without settings."""
+    """The handler as the host makes and loads it, without settings."""
     handler = IrisHandler()
     assert handler.model_load("iris") is True
     return handler
 
 
 def test_iris_knows_the_species(iris: IrisHandler, ask: Ask, flowers: Any) -> None:
-    """At least 95 of 100 flowers get their species' name, as UTF-8 text."""
+    """At least 95 percent of the flowers get their species' name, as UTF-8 text."""
     names = flowers.target_names.astype("S").astype(object)[flowers.target]
 
     label = ask(iris, x=flowers.data)["label"]
@@ -38,7 +38,7 @@ def test_iris_knows_the_species(iris: IrisHandler, ask: Ask, flowers: Any) -> No
 def test_iris_probabilities_belong_to_the_label(
     iris: IrisHandler, ask: Ask, flowers: Any
 ) -> None:
-    """Probabilities add up to 1, and the largest one stands at the label's place."""
+    """Probabilities add up to 1, and the largest one is the label's."""
     answer = ask(iris, x=flowers.data)
 
     probabilities = answer["probabilities"].as_numpy()
@@ -49,7 +49,9 @@ def test_iris_probabilities_belong_to_the_label(
     )
 
 
-def test_iris_loads_alike_each_time(iris: IrisHandler, ask: Ask, flowers: Any) -> None:
+def test_iris_loads_the_same_each_time(
+    iris: IrisHandler, ask: Ask, flowers: Any
+) -> None:
     """Two loads give the same model, to the bit."""
     again = IrisHandler()
     again.model_load("iris")
@@ -73,7 +75,7 @@ def test_iris_describes_itself(iris: IrisHandler) -> None:
     ] == [("label", "BYTES", [-1]), ("probabilities", "FP64", [-1, 3])]
 
 
-def test_importing_the_package_imports_no_model_library() -> None:
+def test_package_import_imports_no_model_library() -> None:
     """scikit-learn and its file formats are imported by a load, never before."""
     program = (
         "import sys, oip_handler_sklearn\n"

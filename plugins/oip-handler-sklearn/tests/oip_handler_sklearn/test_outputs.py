@@ -1,4 +1,4 @@
-"""What each kind of estimator offers, and that its own results come back unchanged."""
+"""Each kind of estimator has its outputs, with its own results unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from oip_handler_sklearn import SklearnHandler
 
 Serve = Callable[..., SklearnHandler]
 Ask = Callable[..., dict[str, ResponseOutput]]
-# an estimator, what it is fitted on, its methods by output, the first one's datatype
+# an estimator, its target, its methods by output, the first output's datatype
 Case = tuple[Any, Any, dict[str, str], str]
 
 X = np.random.default_rng(7).normal(size=(40, 3))
@@ -48,23 +48,23 @@ TRANSFORM = {"transform": "transform"}
 
 
 def pipeline() -> Any:
-    """A scaler before a classifier."""
+    """Return a scaler before a classifier."""
     return make_pipeline(StandardScaler(), LogisticRegression())
 
 
 def search() -> Any:
-    """A search over such a pipeline."""
+    """Return a search over such a pipeline."""
     return GridSearchCV(pipeline(), {"logisticregression__C": [0.1, 1.0]}, cv=2)
 
 
 def float32() -> Any:
-    """A transformer that gives FP32 whatever it takes."""
+    """Return a transformer that gives FP32 for any input."""
     bins = {"strategy": "uniform", "subsample": None}
     return KBinsDiscretizer(3, encode="ordinal", dtype=np.float32, **bins)
 
 
 def data_frame() -> Any:
-    """A transformer that gives a DataFrame in place of an array."""
+    """Return a transformer that gives a DataFrame in place of an array."""
     return StandardScaler().set_output(transform="pandas")
 
 
@@ -98,7 +98,7 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 def as_sent(array: NDArray[Any]) -> NDArray[Any]:
-    """Text as the UTF-8 bytes of the protocol; anything else as it is."""
+    """Return text as the UTF-8 bytes of the protocol, and any other array unchanged."""
     if array.dtype.kind != "U":
         return array
     return np.char.encode(array, "utf-8").astype(object)
@@ -119,7 +119,7 @@ def test_answers_are_the_estimators_own(serve: Serve, ask: Ask, case: Case) -> N
 
 
 @each_case
-def test_metadata_names_what_there_is(serve: Serve, case: Case) -> None:
+def test_metadata_describes_inputs_and_outputs(serve: Serve, case: Case) -> None:
     """The description has one FP64 input `x`, [-1, features], and the outputs."""
     estimator, target, methods, datatype = case
 
@@ -138,7 +138,7 @@ def test_metadata_names_what_there_is(serve: Serve, case: Case) -> None:
 def test_answers_fit_the_metadata(
     serve: Serve, ask: Ask, case: Case, dtype: type[np.generic]
 ) -> None:
-    """The datatype and shape of an answer are the described ones, whatever comes in.
+    """An answer has the described datatype and shape, whatever the input's datatype.
 
     An estimator that was fitted on FP32 gives FP32 for FP32 and FP64 for FP64.
     """
@@ -156,7 +156,7 @@ def test_answers_fit_the_metadata(
 
 
 def test_fp32_reaches_the_estimator_as_fp32(serve: Serve, ask: Ask) -> None:
-    """An estimator that takes any float computes in the one that the client sent."""
+    """An estimator that accepts any float computes in the one that the client sent."""
     estimator = StandardScaler().fit(X)
     single = X.astype(np.float32)
 
@@ -177,10 +177,10 @@ def test_fp32_reaches_the_estimator_as_fp32(serve: Serve, ask: Ask) -> None:
     [KMeans(3, n_init=1, random_state=0), NMF(2, init="random", random_state=0)],
     ids=["KMeans", "NMF"],
 )
-def test_estimators_that_know_one_float_get_it(
+def test_numbers_become_the_float_of_the_fit(
     serve: Serve, ask: Ask, estimator: Any, fitted: Any, datatype: str, asked: Any
 ) -> None:
-    """Numbers are converted where the estimator only takes the float of its fit."""
+    """They are converted for an estimator that accepts only the float of its fit."""
     rows = np.abs(X * 5).round()
     estimator.fit(rows.astype(fitted))
     handler = serve(estimator)

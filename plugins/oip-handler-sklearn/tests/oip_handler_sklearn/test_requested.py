@@ -1,4 +1,4 @@
-"""Which outputs are computed, and results that are no plain array of numbers."""
+"""Which outputs are computed, and results that are not plain arrays of numbers."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ TOWNS = np.array([["oslo"], ["rome"], ["oslo"]], dtype=object)
 
 
 class Recording(GaussianNB):  # type: ignore[misc]  # scikit-learn ships no types
-    """A classifier that notes which of its methods were called from outside."""
+    """A classifier that records the calls of its methods from outside."""
 
     calls: list[str]
 
     def predict(self, rows: Any) -> NDArray[Any]:
-        """Note and predict."""
+        """Record the call and predict."""
         self.calls.append("predict")
         return np.asarray(super().predict(rows))
 
     def predict_proba(self, rows: Any) -> NDArray[Any]:
-        """Note and predict."""
+        """Record the call and predict."""
         self.calls.append("predict_proba")
         return np.asarray(super().predict_proba(rows))
 
 
 class RecordingHandler(EstimatorHandler):
-    """Serves a recording classifier."""
+    """A handler with a recording classifier."""
 
     @override
     def estimator(self) -> Any:
@@ -69,7 +69,7 @@ class RecordingHandler(EstimatorHandler):
 def test_only_requested_outputs_are_computed(
     ask: Ask, wanted: list[str], calls: list[str], names: list[str]
 ) -> None:
-    """What a request does not ask for is neither computed nor sent; none means all."""
+    """Other outputs are neither computed nor sent; a request without any gets all."""
     handler = RecordingHandler()
     handler.model_load("m")
     handler.recording.calls.clear()
@@ -80,8 +80,8 @@ def test_only_requested_outputs_are_computed(
     assert calls == handler.recording.calls
 
 
-def test_an_unknown_output_is_refused(serve: Serve, ask: Ask) -> None:
-    """A request for an output that the model lacks names it and those there are."""
+def test_unknown_output_is_refused(serve: Serve, ask: Ask) -> None:
+    """The error names the unknown output and the available ones."""
     handler = serve(GaussianNB().fit(ROWS, [0, 0, 1, 1]))
 
     with pytest.raises(
@@ -102,8 +102,8 @@ def test_sparse_results_come_back_dense(serve: Serve, ask: Ask) -> None:
     np.testing.assert_array_equal(expected, answer, strict=True)
 
 
-def test_an_estimator_may_reject_the_made_up_row(serve: Serve) -> None:
-    """Where load cannot measure an output, its description leaves the sizes open."""
+def test_estimator_may_reject_the_trial_row(serve: Serve) -> None:
+    """If a load cannot measure an output, its description leaves the sizes open."""
     handler = serve(OneHotEncoder().fit(TOWNS))
 
     (tensor,) = handler.model_metadata("m").outputs
@@ -115,8 +115,8 @@ def test_an_estimator_may_reject_the_made_up_row(serve: Serve) -> None:
     ) == ("transform", "FP64", [-1, -1])
 
 
-def test_made_up_rows_give_no_warning(serve: Serve) -> None:
-    """What the tried rows do to an estimator's arithmetic is nobody's business."""
+def test_trial_rows_give_no_warning(serve: Serve) -> None:
+    """Warnings about the arithmetic of trial rows at load are suppressed."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         handler = serve(FunctionTransformer(np.arctanh).fit(ROWS / 10))
@@ -126,13 +126,13 @@ def test_made_up_rows_give_no_warning(serve: Serve) -> None:
 
 
 def test_numbers_are_not_copied(serve: Serve, ask: Ask) -> None:
-    """An estimator that hands its input through answers with the request's memory."""
+    """An estimator that returns its input answers with the request's memory."""
     answer = ask(serve(FunctionTransformer().fit(ROWS)), x=ROWS)["transform"]
 
     assert np.shares_memory(ROWS, answer.as_numpy())
 
 
-def test_a_mixed_result_is_the_models_fault(serve: Serve, ask: Ask) -> None:
+def test_mixed_result_is_a_handler_fault(serve: Serve, ask: Ask) -> None:
     """A result that mixes text and numbers is not blamed on the client."""
     people = pd.DataFrame({"town": ["oslo", "rome"], "age": [1.5, 2.5]})
     handler = serve(
