@@ -1,1 +1,1 @@
-"""What the tests share: a server process, and handlers to serve."""
+"""The shared parts of the tests: server processes, clients and handlers."""

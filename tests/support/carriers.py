@@ -1,7 +1,7 @@
 """One tensor over every carrier: JSON flat and nested, REST binary, gRPC typed and raw.
 
-Written against the documents of the protocol alone, with numpy and `struct`, so that
-the host's codecs are not proven by themselves.
+Written from the protocol's documents alone, with numpy and `struct`, so that the host's
+codecs are not checked against themselves.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ class Named:
 
 
 def octets(*elements: bytes) -> Array:
-    """A flat BYTES tensor."""
+    """Return a flat BYTES tensor."""
     array = np.empty(len(elements), object)
     array[:] = elements
     return array
 
 
 def raw(array: Array) -> bytes:
-    """The tensor as raw bytes: row-major, little-endian, BYTES with their lengths."""
+    """Return the raw bytes: row-major, little-endian, BYTES with their lengths."""
     if array.dtype == object:
         return b"".join(struct.pack("<I", len(e)) + e for e in array.ravel().tolist())
     return array.tobytes()
 
 
 def unraw(buffer: bytes, shape: list[int], datatype: str) -> Array:
-    """The tensor of raw bytes."""
+    """Return the tensor that the raw bytes hold."""
     if datatype != "BYTES":
         return np.frombuffer(buffer, DTYPES[datatype]).reshape(shape)
     elements = []
@@ -90,7 +90,7 @@ def unraw(buffer: bytes, shape: list[int], datatype: str) -> Array:
 
 
 def plain(array: Array) -> Any:
-    """The tensor as Python values that JSON can have, nested in its shape."""
+    """Return the tensor as values that JSON can hold, nested in its shape."""
     if array.dtype == object:
         flat = octets(*[element.decode() for element in array.ravel().tolist()])
         return flat.reshape(array.shape).tolist()
@@ -100,7 +100,7 @@ def plain(array: Array) -> Any:
 
 
 def unplain(values: list[Any], shape: list[int], datatype: str) -> Array:
-    """The tensor of flat values."""
+    """Return the tensor that the flat values hold."""
     if datatype == "BYTES":
         values = [v.encode() if isinstance(v, str) else v for v in values]
         return octets(*values).reshape(shape)
@@ -112,19 +112,19 @@ def unplain(values: list[Any], shape: list[int], datatype: str) -> Array:
 
 
 def described(tensor: Named) -> dict[str, Any]:
-    """An input without its data."""
+    """Return an input without its data."""
     shape = list(tensor.array.shape)
     return {"name": tensor.name, "shape": shape, "datatype": tensor.datatype}
 
 
 def json_input(tensor: Named, nested: bool = False) -> dict[str, Any]:
-    """An input with its data in JSON."""
+    """Return an input with its data in JSON."""
     array = tensor.array if nested and tensor.array.ndim else tensor.array.ravel()
     return {**described(tensor), "data": plain(array)}
 
 
 def binary_input(tensor: Named) -> dict[str, Any]:
-    """An input whose data follow the JSON part."""
+    """Return an input whose data follow the JSON part."""
     size = len(raw(tensor.array))
     return {**described(tensor), "parameters": {"binary_data_size": size}}
 
@@ -134,7 +134,7 @@ def _has_null(part: dict[str, Any]) -> bool:
 
 
 def rest_outputs(answer: Any) -> list[Named]:
-    """The outputs of an answer over REST, binary or not; it may hold no null."""
+    """Return the outputs of a REST answer, binary or not; it must hold no null."""
     length = answer.headers.get(LENGTH)
     head = answer.content if length is None else answer.content[: int(length)]
     rest = b"" if length is None else answer.content[int(length) :]
@@ -183,7 +183,7 @@ def _binary(server: Server, model: str, tensors: list[Named]) -> Any:
 
 
 def wire_request(model: str, tensors: list[Named], in_raw: bool) -> Any:
-    """A ModelInferRequest with raw or typed contents."""
+    """Return a ModelInferRequest with raw or typed contents."""
     wire = message("ModelInferRequest")(model_name=model)
     for tensor in tensors:
         added = wire.inputs.add(**described(tensor))
@@ -196,7 +196,7 @@ def wire_request(model: str, tensors: list[Named], in_raw: bool) -> Any:
 
 
 def wire_outputs(answer: Any) -> list[Named]:
-    """The outputs of a ModelInferResponse."""
+    """Return the outputs of a ModelInferResponse."""
     outputs = []
     for i, output in enumerate(answer.outputs):
         shape, datatype = list(output.shape), output.datatype
@@ -233,7 +233,7 @@ CARRIERS = {
 
 
 def carries(carrier: str, datatype: str, array: Array) -> bool:
-    """Whether the carrier has a form for the tensor at all."""
+    """Return whether the carrier has a form for the tensor."""
     if carrier == "gRPC typed":
         return datatype in CONTENTS
     if not carrier.startswith("JSON"):
@@ -252,7 +252,7 @@ def _is_text(element: bytes) -> bool:
 
 
 def same(one: Named, other: Named) -> bool:
-    """Whether two tensors are equal to the last bit."""
+    """Return whether two tensors are equal to the last bit."""
     return (
         one.name == other.name
         and one.datatype == other.datatype

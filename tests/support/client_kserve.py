@@ -1,7 +1,7 @@
-"""What KServe's own clients see of a server; prints it as JSON.
+"""KServe's own clients against a server; prints their results as JSON.
 
-Usage: python client_kserve.py <base URL> <gRPC address>. A program of its own, since
-KServe's messages and Triton's have one name in protobuf.
+Usage: python client_kserve.py <base URL> <gRPC address>. It is a separate program,
+since KServe's messages and Triton's have the same name in protobuf.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def asked(model: str, datatype: str, binary: bool) -> InferRequest:
 
 
 def wrong() -> InferRequest:
-    """A request whose data do not fit their shape."""
+    """Return a request whose data do not fit their shape."""
     tensor = InferInput("x", [3], "FP32", data=[1.0])
     return InferRequest(model_name="echo", infer_inputs=[tensor], request_id="7")
 
 
 def shown(response: Any) -> dict[str, Any]:
-    """An InferResponse, or the dictionary that the REST client makes of JSON."""
+    """Return an InferResponse, or the REST client's dictionary, in one form."""
     output = response.outputs[0]
     array = output.as_numpy()
     return {
@@ -64,7 +64,7 @@ def shown(response: Any) -> dict[str, Any]:
 
 
 async def failure(call: Awaitable[Any]) -> list[Any]:
-    """The status and the text with which a call fails."""
+    """Return the status and the text of a call's error."""
     try:
         return ["no error", str(await call)]
     except httpx.HTTPStatusError as error:

@@ -1,4 +1,4 @@
-"""MLServer's codecs and types as a client: prints what each step gave, as JSON.
+"""MLServer's codecs and types as a client; prints each step's result as JSON.
 
 Run by the Python of an environment with mlserver: client_mlserver.py URL
 """
@@ -27,7 +27,7 @@ URL = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
 def call(path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """The status and the body of an answer."""
+    """Return the status and the body of an answer."""
     request = urllib.request.Request(URL + path, body)
     request.add_header("content-type", "application/json")
     try:
@@ -38,7 +38,7 @@ def call(path: str, body: bytes | None = None) -> tuple[int, bytes]:
 
 
 def infer(request: Any) -> Any:
-    """MLServer's own message for the answer."""
+    """Return the answer as MLServer's own message."""
     body = request.model_dump_json(exclude_none=True).encode()
     return InferenceResponse.model_validate_json(call("/v2/models/echo/infer", body)[1])
 

@@ -1,8 +1,8 @@
-"""What the client package `open-inference-grpc` sees of a server; prints it as JSON.
+"""The client package `open-inference-grpc` against a server; prints JSON.
 
-Usage: python client_open_grpc.py <gRPC address>. It is the client that the protocol's
-own working group generates from the proto file. A program of its own, since its
-messages have the name of KServe's and Triton's in protobuf.
+Usage: python client_open_grpc.py <gRPC address>. The protocol's own working group
+generates this client from the proto file. It is a separate program, since its messages
+have the same name in protobuf as KServe's and Triton's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[list[int], str, list[Any]]] = {
 
 
 def failure(call: Callable[[], Any]) -> list[Any]:
-    """The code and the text with which a call fails."""
+    """Return the code and the text of a call's error."""
     try:
         return ["no error", str(call())]
     except grpc.RpcError as error:

@@ -1,7 +1,7 @@
-"""What the client package `open-inference-openapi` sees of a server; as JSON.
+"""The client package `open-inference-openapi` against a server; prints JSON.
 
-Usage: python client_open_openapi.py <base URL>. It is the client that the protocol's
-own working group generates from the OpenAPI document; its models are strict.
+Usage: python client_open_openapi.py <base URL>. The protocol's own working group
+generates this client from the OpenAPI document; its models are strict.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CASES: dict[str, tuple[list[int], list[Any]]] = {
 
 
 def failure(call: Callable[[], Any]) -> list[Any]:
-    """The class of the error, its status and its text."""
+    """Return the class of the error, its status and its text."""
     try:
         return ["no error", str(call())]
     except ApiError as error:
@@ -67,7 +67,7 @@ def main() -> None:
         other = AsyncOpenInferenceClient(base_url=url)
         return shown(await other.model_version_infer("echo", "1", request=one))
 
-    # these have no value; they raise where the answer is no
+    # these return no value; they raise if the answer is no
     client.check_server_liveness()
     client.check_server_readiness()
     client.check_model_version_readiness("echo", "1")

@@ -1,7 +1,7 @@
-"""What Triton's own clients see of a server; prints it as JSON.
+"""Triton's own clients against a server; prints their results as JSON.
 
-Usage: python client_triton.py <REST address> <gRPC address>. A program of its own,
-since Triton's messages and KServe's have one name in protobuf.
+Usage: python client_triton.py <REST address> <gRPC address>. It is a separate program,
+since Triton's messages and KServe's have the same name in protobuf.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOT_TEXT = np.array([b"\xff\x00", b""], object)
 
 
 def plain(array: Any) -> list[Any]:
-    """The elements as JSON can show them."""
+    """Return the elements as JSON can show them."""
     return [
         value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
         for value in array.ravel().tolist()
@@ -38,7 +38,7 @@ def plain(array: Any) -> list[Any]:
 
 
 def failure(call: Callable[[], Any]) -> list[Any]:
-    """The status and the text with which a call fails."""
+    """Return the status and the text of a call's error."""
     try:
         return ["no error", str(call())]
     except InferenceServerException as error:
@@ -46,7 +46,7 @@ def failure(call: Callable[[], Any]) -> list[Any]:
 
 
 def described(client: Any, **options: Any) -> dict[str, Any]:
-    """Health, metadata and errors, which both clients ask for alike."""
+    """Return health, metadata and errors, by calls that both clients share."""
     tensor = client_of(client).InferInput("x", [3], "FP32")
     tensor.set_data_from_numpy(np.zeros(3, np.float32))
     name = client_of(client).InferInput("x", [1], "BYTES")
@@ -92,7 +92,7 @@ def over_http(address: str) -> dict[str, Any]:
             for datatype, array in ARRAYS.items()
             for sent in (False, True)
             for wanted in (False, True)
-            # the client itself sends and reads no FP16 as JSON
+            # the client neither sends nor reads FP16 as JSON
             if datatype != "FP16" or (sent and wanted)
         }
         answers["not text"] = infer(NOT_TEXT, "BYTES", True, True)

@@ -1,7 +1,7 @@
-"""What Triton's asyncio clients see, and all four with compression; prints it as JSON.
+"""Triton's asyncio clients, and all four clients with compression; prints JSON.
 
-Usage: python client_triton_aio.py <REST address> <gRPC address>. A program of its own,
-since Triton's messages and KServe's have one name in protobuf.
+Usage: python client_triton_aio.py <REST address> <gRPC address>. It is a separate
+program, since Triton's messages and KServe's have the same name in protobuf.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 
 if TYPE_CHECKING:
     from support.client_triton import ARRAYS, NOT_TEXT, plain
-else:  # a program finds what is in its own directory
+else:  # found in this program's own directory
     from client_triton import ARRAYS, NOT_TEXT, plain
 
 LONG = np.tile(np.arange(8, dtype=np.float32), 1000)
@@ -29,7 +29,7 @@ CODECS = ("gzip", "deflate")
 
 
 async def failure(call: Awaitable[Any]) -> list[Any]:
-    """The status and the text with which a call fails."""
+    """Return the status and the text of a call's error."""
     try:
         return ["no error", str(await call)]
     except InferenceServerException as error:
@@ -43,7 +43,7 @@ def tensor(module: Any, array: Any, datatype: str, **form: Any) -> Any:
 
 
 async def described(client: Any, module: Any, **options: Any) -> dict[str, Any]:
-    """Health, metadata and errors, which both clients ask for alike."""
+    """Return health, metadata and errors, by calls that both clients share."""
     three = module.InferInput("x", [3], "FP32")
     three.set_data_from_numpy(np.zeros(3, np.float32))
     name = module.InferInput("x", [1], "BYTES")
@@ -72,7 +72,7 @@ async def over_http(address: str) -> dict[str, Any]:
         for key, datatype, array in (*arrays, ("not text", "BYTES", NOT_TEXT)):
             for binary in (True, False):
                 if not binary and key in ("FP16", "not text"):
-                    continue  # the client itself has none of them in JSON
+                    continue  # the client supports none of them in JSON
                 form = {"binary_data": binary}
                 answer = await client.infer(
                     "echo",
@@ -106,7 +106,7 @@ async def over_grpc(address: str) -> dict[str, Any]:
 
 
 def compressed_http(address: str) -> dict[str, Any]:
-    """Whether a long tensor comes back the same, by the codecs of both ways."""
+    """Return whether a long tensor comes back the same, by each pair of codecs."""
     http = tritonclient.http
     results = {}
     with http.InferenceServerClient(address) as client:

@@ -1,4 +1,4 @@
-"""Ray for tests: what is left of one, and one that hosts join."""
+"""Ray clusters for tests, which hosts join, and the processes they leave behind."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from support.process import clean_environment
 
 
 def processes_of(mark: str) -> list[int]:
-    """The processes that have a text in the environment they were started with."""
+    """Return the processes whose environment at start contains a text."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if mark in (entry / "environ").read_text("latin-1"):
                 found.append(int(entry.name))
-        except (OSError, ValueError):  # no process, or it ended, or is another's
+        except (
+            OSError,
+            ValueError,
+        ):  # not a process, or it ended, or it belongs to another user
             continue
     return found
 
 
 class _Apart:
-    """A Ray in processes of its own, and how a host joins it."""
+    """A Ray in separate processes, and the variables with which a host joins it."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self.directory = tempfile.mkdtemp(prefix="oip-test-", dir="/tmp")
@@ -45,7 +48,7 @@ class _Apart:
         """What a host that joins has in its environment."""
 
     def _start(self, *command: str) -> str:
-        """Run a program that keeps a Ray; the first line that it writes."""
+        """Start a program that runs a Ray, and return the first line that it writes."""
         self._process = subprocess.Popen(
             [sys.executable, *command],
             env={**clean_environment(self.variables), MARK: self.directory},
@@ -77,7 +80,7 @@ class _Apart:
 
 
 class Ray(_Apart):
-    """A cluster of one node on the loopback interface, as a host starts its own."""
+    """A cluster of one node on the loopback interface, as a host starts it."""
 
     def __enter__(self) -> Ray:
         self.address = self._start(

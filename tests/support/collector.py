@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry: takes spans by OTLP over HTTP, and keeps them."""
+"""A collector of OpenTelemetry: receives spans by OTLP over HTTP and keeps them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.process import wait_for
 
 @dataclass(frozen=True)
 class Spanned:
-    """A span as it arrived; ids in hexadecimal, times in nanoseconds."""
+    """A span as received; ids in hexadecimal, times in nanoseconds."""
 
     name: str
     kind: str
@@ -36,19 +36,20 @@ class Spanned:
 
     @property
     def key(self) -> tuple[str, str]:
-        """As a link names it."""
+        """Return the ids that a link has."""
         return self.trace, self.id
 
     def within(self, other: Spanned) -> bool:
-        """Whether the other is its parent and encloses it in time."""
+        """Return whether the other is its parent and encloses it in time."""
         is_child = (self.trace, self.parent) == other.key
         return is_child and other.began <= self.began <= self.ended <= other.ended
 
 
 class Collector:
-    """Listens on a free port of the loopback interface; `env` has a host export to it.
+    """Listens on a free loopback port; `env` makes a host export to it.
 
-    It answers each export with `status`; None: it takes connections and never answers.
+    It answers each export with `status`; with None it accepts connections and never
+    answers.
     """
 
     def __init__(self, status: int | None = 200) -> None:
@@ -95,13 +96,13 @@ class Collector:
         return Handler
 
     def of(self, request_id: str) -> list[Spanned]:
-        """The spans of the trace of one request, once its own is there; by time."""
+        """Wait for a request's own span, and return its trace's spans by time."""
         own = wait_for(lambda: self.infer(request_id), f"the span of {request_id}")
         found = [span for span in self.spans if span.trace == own.trace]
         return sorted(found, key=lambda span: (span.began, -span.ended))
 
     def infer(self, request_id: str, protocol: str | None = None) -> Spanned | None:
-        """The span of a request by its id, as far as it is there."""
+        """Return the span of a request by its id; None before it arrives."""
         for span in self.spans:
             known = span.attributes
             is_way = protocol is None or protocol == known.get("oip.protocol")

@@ -1,4 +1,4 @@
-"""The options of the host, read from the levels that a test gives."""
+"""The options of the host, read from the sources that a test gives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KRAUSENING = (
 class Levels:
     """Reads container arguments, environment variables and properties.
 
-    Krausening looks at the process's environment, so its variables are set there, and
+    Krausening reads the process's environment, so its variables are set there, and
     reset with the monkeypatch.
     """
 
@@ -33,7 +33,9 @@ class Levels:
     def properties(
         self, content: Mapping[str, str], layer: str = "KRAUSENING_BASE"
     ) -> Path:
-        """The file of a Krausening layer, whose variable is set from now on."""
+        """Write a Krausening layer's file, set the layer's variable and return the
+        file.
+        """
         directory = self.directory / layer.lower()
         directory.mkdir(exist_ok=True)
         file = directory / "oip.properties"
@@ -47,7 +49,7 @@ class Levels:
         environ: Mapping[str, str] | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> tuple[Configuration, list[str]]:
-        """The configuration and its faults."""
+        """Return the configuration and its faults."""
         if properties:
             self.properties(properties)
         return read(arguments, environ or {})

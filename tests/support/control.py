@@ -1,4 +1,4 @@
-"""The calls beside inference, in one form for REST and gRPC."""
+"""The calls other than inference, in one form for REST and gRPC."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _grpc(server: Server, method: str, **fields: Any) -> Reply:
 
 
 def change(server: Server, protocol: str, action: str, model: str) -> Reply:
-    """`load` or `unload` a model."""
+    """Load or unload a model, as `action` says."""
     if protocol == "rest":
         return _rest(server, "post", f"/v2/repository/models/{model}/{action}")
     return _grpc(server, f"RepositoryModel{action.title()}", model_name=model)
@@ -45,7 +45,7 @@ def change(server: Server, protocol: str, action: str, model: str) -> Reply:
 def index(
     server: Server, protocol: str = "rest", ready: bool = False
 ) -> list[dict[str, str]]:
-    """The index, the fields that gRPC leaves out as empty text."""
+    """Return the index; fields that gRPC leaves out are empty text."""
     if protocol == "rest":
         body = {"json": {"ready": True}} if ready else {}
         reply = _rest(server, "post", "/v2/repository/index", **body)
@@ -60,14 +60,14 @@ def index(
 
 
 def states(server: Server, model: str) -> list[str]:
-    """The states of a model's versions."""
+    """Return the states of a model's versions."""
     return [entry["state"] for entry in index(server) if entry["name"] == model]
 
 
 def described(
     server: Server, protocol: str, what: str, model: str = "", version: str = ""
 ) -> Reply:
-    """`config`, `stats` or `metadata` of a model, or the `stats` of all."""
+    """Return `config`, `stats` or `metadata` of a model, or the `stats` of all."""
     if protocol == "grpc":
         names = {"config": "Config", "stats": "Statistics", "metadata": "Metadata"}
         return _grpc(server, f"Model{names[what]}", name=model, version=version)
@@ -77,7 +77,7 @@ def described(
 
 
 def health(server: Server, service: str = "") -> str:
-    """The status that the standard health service gives."""
+    """Return the status of the standard health service."""
     with grpc.insecure_channel(server.grpc_address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=service)
@@ -86,7 +86,7 @@ def health(server: Server, service: str = "") -> str:
 
 
 def agreed(server: Server, model: str = "") -> bool:
-    """Whether the server or a model is ready, which all protocols say alike."""
+    """Return whether the server or a model is ready; all protocols must agree."""
     path = f"/v2/models/{model}/ready" if model else "/v2/health/ready"
     if model:
         wire = message("ModelReadyRequest")(name=model)
@@ -105,7 +105,7 @@ def agreed(server: Server, model: str = "") -> bool:
 
 
 def wait_until(server: Server, ready: bool, model: str = "") -> None:
-    """Wait until REST says so; then all protocols do."""
+    """Wait until REST reports this readiness; then all protocols must do so."""
     path = f"/v2/models/{model}/ready" if model else "/v2/health/ready"
     status = 200 if ready else 503
     wait_for(lambda: server.get(path).status_code == status, f"{path}: {status}")
@@ -113,12 +113,12 @@ def wait_until(server: Server, ready: bool, model: str = "") -> None:
 
 
 def metric(server: Server, name: str, **labels: str) -> float:
-    """The sum of the samples of a name whose labels include these."""
+    """Return the sum of a name's samples whose labels include these."""
     return metric_of(server.get("/metrics").text, name, **labels)
 
 
 def metric_of(text: str, name: str, **labels: str) -> float:
-    """The same of an answer that is there."""
+    """Return the same sum in the text of a scrape."""
     return sum(
         sample.value
         for family in text_string_to_metric_families(text)

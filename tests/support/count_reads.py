@@ -1,4 +1,4 @@
-"""Runs `oip-host` or a program, and prints in the end how often it read the options.
+"""Runs `oip-host` or a program; at its end prints how often it read the options.
 
 python count_reads.py oip-host serve --http_port=0
 python count_reads.py my_program.py --http_port=0

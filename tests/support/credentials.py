@@ -1,4 +1,4 @@
-"""Keys and tokens that tests make for themselves, and good for nothing else."""
+"""Keys and tokens that tests create; they are valid nowhere else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "a secret of the tests, known to all of them, and long enough for HS512
 
 @cache
 def private_key(algorithm: str, number: int = 1) -> Any:
-    """A private key for an algorithm; another one for each number."""
+    """Return a private key for an algorithm; a different one for each number."""
     if algorithm.startswith("ES"):
         curves = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1()}
         return ec.generate_private_key(curves[algorithm])
@@ -31,14 +31,14 @@ def private_key(algorithm: str, number: int = 1) -> Any:
 
 
 def public_pem(key: Any) -> bytes:
-    """The public key, as everybody may know it."""
+    """Return the public key as PEM."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     pem = key.public_key().public_bytes(serialization.Encoding.PEM, form)
     return bytes(pem)
 
 
 def jwks(key: Any, kid: str) -> dict[str, Any]:
-    """The entry of a public key in a JWKS."""
+    """Return the entry of a public key in a JWKS."""
     names = {"RSA": "RS256", "Elli": "ES256", "EC": "ES256", "Ed25": "EdDSA"}
     kind = next(v for k, v in names.items() if type(key).__name__.startswith(k))
     algorithm: Any = get_default_algorithms()[kind]
@@ -53,7 +53,7 @@ def signed(
     headers: Mapping[str, Any] | None = None,
     **claims: Any,
 ) -> str:
-    """A JWT for a day with every scope; a claim of None is left out."""
+    """Return a JWT for a day with every scope; a claim of None is left out."""
     everything = {
         "sub": "ci",
         "exp": int(time.time()) + 86_400,
@@ -65,7 +65,7 @@ def signed(
 
 
 def forged(secret: bytes, kid: str, **claims: Any) -> str:
-    """A JWT by HS256 whose secret may be a public key, which PyJWT refuses to make."""
+    """Return a JWT by HS256 with any secret; PyJWT refuses a public key as secret."""
     head = base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "kid": kid}).encode())
     start = f"{head.decode().rstrip('=')}.{signed(**claims).split('.')[1]}"
     mac = hmac.digest(secret, start.encode(), "sha256")
@@ -73,11 +73,11 @@ def forged(secret: bytes, kid: str, **claims: Any) -> str:
 
 
 def static_entry(name: str, token: str = "", *scopes: str) -> dict[str, Any]:
-    """An entry in a file of static tokens."""
+    """Return an entry of a file of static tokens."""
     digest = sha256((token or f"the token of {name}").encode()).hexdigest()
     return {"name": name, "sha256": digest, "scopes": list(scopes)}
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header of a request by REST."""
+    """Return the header of a REST request."""
     return {"Authorization": f"Bearer {token}"}

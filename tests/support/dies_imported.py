@@ -1,4 +1,4 @@
-"""A module that ends the process that imports it, as one for another CPU does."""
+"""A module that kills the process importing it, like one built for another CPU."""
 
 import signal
 

@@ -1,11 +1,11 @@
-"""The documents as tests read them: their tables, their headings, and their blocks.
+"""The documents as tests read them: their tables, headings and blocks.
 
 A fenced block runs by its language, in the order of its document, all in one directory:
 `python` in this process, or written to the file that its first line names; `sh` as a
-real command, where a line with `oip-host serve` starts a server that later `curl` lines
-ask at its own port; `json` and `text` are what the `sh` block before them printed, with
-`...` for anything. A comment before a block says what it does not do: `<!-- not run:
-reason -->`, `<!-- exits with 2 -->`.
+real command, where a line with `oip-host serve` starts a server for the later `curl`
+lines; `json` and `text` are the output of the `sh` block before them, with `...` for
+any text. A comment before a block states an exception: `<!-- not run: reason -->`,
+`<!-- exits with 2 -->`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def page(name: str) -> str:
 
 
 def tables(name: str) -> dict[str, list[list[str]]]:
-    """The rows of each table of a page, by the name of its first two columns."""
+    """Return the rows of each table of a page, by its first two column names."""
     found: dict[str, list[list[str]]] = {}
     for part in re.findall(r"(?:^\|.*\n)+", page(name), re.MULTILINE):
         head, _, *rows = (
@@ -51,18 +51,18 @@ def tables(name: str) -> dict[str, list[list[str]]]:
 
 
 def cases(name: str, columns: str) -> pytest.MarkDecorator:
-    """The rows of a table as the cases of a test, each by its first cell."""
+    """Return the rows of a table as cases of a test, named by their first cells."""
     rows = tables(name)[columns]
     return pytest.mark.parametrize(("cell", "shown"), rows, ids=[r[0] for r in rows])
 
 
 def plain(cell: str) -> str:
-    """A cell that is one piece of code, without its backticks."""
+    """Return a cell of one piece of code without its backticks."""
     return cell.removeprefix("`").removesuffix("`")
 
 
 def quoted(cell: str) -> list[str]:
-    """The pieces of code in a cell."""
+    """Return the pieces of code in a cell."""
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -71,7 +71,7 @@ def name_of(path: Path) -> str:
 
 
 def anchors(path: Path) -> set[str]:
-    """The names by which a link finds the headings of a page."""
+    """Return the names by which links find the headings of a page."""
     heads = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     words = (re.sub(r"[^\w\s-]", "", head).strip().lower() for head in heads)
     return {re.sub(r"\s+", "-", word) for word in words}
@@ -89,7 +89,7 @@ _FILE = re.compile(r"# (?P<path>[\w/.-]+\.\w+)\n")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block and the line of its document at which its text begins."""
+    """A fenced block and the line of its document where its text begins."""
 
     language: str
     text: str
@@ -114,7 +114,7 @@ def blocks(path: Path) -> list[Block]:
 
 @dataclass
 class Reader:
-    """Somebody who follows a document to the letter, in one directory."""
+    """A reader who follows a document literally, in one directory."""
 
     path: Path
     directory: Path
@@ -124,7 +124,7 @@ class Reader:
     output: subprocess.CompletedProcess[str] | None = None
 
     def follow(self, block: Block) -> None:
-        """Do what the block says; AssertionError where it is not true."""
+        """Do what the block says; raise AssertionError if its text is not true."""
         title = _FILE.match(block.text)
         if block.note.startswith("not run"):
             return
@@ -142,7 +142,9 @@ class Reader:
             sys.modules.pop(Path(title["path"]).stem, None)
             runpy.run_path(str(self.directory / title["path"]))
             return
-        lines = "\n" * (block.line - 1) + block.text  # for true lines in tracebacks
+        lines = (
+            "\n" * (block.line - 1) + block.text
+        )  # so that tracebacks have the document's lines
         exec(compile(lines, self.path, "exec"), self.names)
 
     def _sh(self, block: Block, title: re.Match[str] | None) -> None:
@@ -152,7 +154,7 @@ class Reader:
         text = block.text
         if self.server is not None:
             text = text.replace("localhost:8080", f"127.0.0.1:{self.server.http_port}")
-        # as a directory of its own, so that the environment of the tests stays as it is
+        # into its own directory, so that the environment of the tests does not change
         text = text.replace("pip install .", f"{sys.executable} {' '.join(INSTALL)}")
         expected = int(block.note.rpartition(" ")[2]) if block.note else 0
         self.output = run(
@@ -189,7 +191,7 @@ class Reader:
             self._same(block, block.text, self.output.stdout + self.output.stderr)
 
     def _same(self, block: Block, want: str, got: str) -> None:
-        """Compare, whatever the spaces, with `...` in the place of anything."""
+        """Compare but for spaces, with `...` for any text."""
         self.output = None
         pieces = [r"\s+".join(map(re.escape, p.split())) for p in want.split("...")]
         same = re.fullmatch(r"\s*.*?\s*".join(pieces), got.strip(), re.DOTALL)

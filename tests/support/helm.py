@@ -1,6 +1,6 @@
-"""Helm, from the package `helm-sdkpy`, against an API server that only listens.
+"""Helm, from the package `helm-sdkpy`, against a fake API server.
 
-Helm runs in a process of its own: it is a library in Go, with threads and signals.
+Helm runs in a separate process: it is a library in Go, with threads and signals.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ asyncio.run(install.run(release, chart, values=json.loads(values), wait=False))
 
 
 class HelmError(Exception):
-    """What Helm says of a chart that it does not install."""
+    """Helm's message about a chart that it does not install."""
 
 
 def installed(values: dict[str, Any], release: str = "oip-host") -> list[Any]:
-    """The documents that Helm creates in a cluster for a release of the chart."""
+    """Return the documents that Helm creates for a release of the chart."""
     created: list[Any] = []
     with _api(created) as url:
         kubeconfig = yaml.safe_dump(
@@ -67,7 +67,7 @@ def installed(values: dict[str, Any], release: str = "oip-host") -> list[Any]:
 
 @contextmanager
 def _api(created: list[Any]) -> Iterator[str]:
-    """An API server that knows some kinds, has none, and keeps what is created."""
+    """Run an API server that knows some kinds and records the objects created."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -100,7 +100,7 @@ def _api(created: list[Any]) -> Iterator[str]:
 
 
 def _found(path: str) -> tuple[int, Any]:
-    """What discovery tells of the kinds; everything else is not there."""
+    """Return the discovery document of a path; other paths are not found."""
     if path == "/version":
         return 200, {"major": "1", "minor": "32", "gitVersion": "v1.32.0"}
     if path == "/api":

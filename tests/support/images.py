@@ -1,8 +1,8 @@
 """Container images for a test: their bases, the image, and a container of it.
 
-No registry is asked. The bases are made of Debian packages, from the sources of the
-machine's own apt, and stay in the storage of podman for the next time. TEST_IMAGE_BASE
-and TEST_IMAGE_RUNBASE name other ones.
+No registry is used. The bases are made of Debian packages, from the sources of the
+machine's own apt, and stay in podman's storage for the next run. TEST_IMAGE_BASE and
+TEST_IMAGE_RUNBASE replace them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LIMITS = ("--ulimit", "nofile=4096:8192", "--ulimit", "nproc=4096:8192")
 
 
 def why_not() -> str | None:
-    """Why this machine cannot build and run images; None where it can."""
+    """Return the reason why this machine cannot build and run images, or None."""
     missing = [name for name in _NEEDED if shutil.which(name) is None]
     if missing:
         return f"{', '.join(missing)} is not installed"
@@ -56,7 +56,7 @@ def _codename() -> str:
 
 
 def command(*arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """What a command prints; AssertionError with all of it where it fails."""
+    """Run a command and return its output; raise AssertionError if it fails."""
     done = subprocess.run(
         arguments,
         env={**os.environ, **(env or {})},
@@ -71,7 +71,7 @@ def command(*arguments: str, env: Mapping[str, str] | None = None) -> str:
 
 
 def base(kind: str, directory: Path) -> str:
-    """The name of the image to `build` in, or to `run` in; made if it is not there."""
+    """Return the base image's name, to `build` or to `run` in; make it if missing."""
     name = "TEST_IMAGE_BASE" if kind == "build" else "TEST_IMAGE_RUNBASE"
     if name in os.environ:
         return os.environ[name]
@@ -92,7 +92,7 @@ def base(kind: str, directory: Path) -> str:
 
 
 def _mirror() -> str:
-    """Where this machine's apt gets Debian from."""
+    """Return the URL from which this machine's apt gets Debian."""
     for path in sorted(Path("/etc/apt").rglob("*.sources")) + sorted(
         Path("/etc/apt").rglob("*.list")
     ):
@@ -104,7 +104,7 @@ def _mirror() -> str:
 
 
 def build(directory: Path) -> str:
-    """The image as `make image` builds it, by its name."""
+    """Build the image as `make image` does, and return its name."""
     image = f"{_LOCALHOST}:{uuid.uuid4().hex[:12]}"
     command(
         str(ROOT / "deploy" / "build-image"),
@@ -120,7 +120,7 @@ def build(directory: Path) -> str:
 
 
 def build_from(image: str, containerfile: Path, directory: Path) -> str:
-    """An image made from the image, with pip's way to an index of this machine."""
+    """Build an image from the image, with this machine's way to its index for pip."""
     name = f"{_LOCALHOST}-from:{uuid.uuid4().hex[:12]}"
     volumes = []
     if authority := os.environ.get("PIP_CERT"):
@@ -138,19 +138,19 @@ def build_from(image: str, containerfile: Path, directory: Path) -> str:
 
 
 def remove(*images: str) -> None:
-    """Let images go."""
+    """Remove images."""
     for image in images:
         command("podman", "rmi", image)
 
 
 def size(image: str) -> int:
-    """The bytes of all layers of an image."""
+    """Return the size of all layers of an image in bytes."""
     return int(json.loads(command("podman", "image", "inspect", image))[0]["Size"])
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container that runs, on the network of this machine."""
+    """A running container on the network of this machine."""
 
     name: str
     port: int
@@ -185,19 +185,19 @@ class Container:
         return done.stdout + done.stderr
 
     def execute(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command inside."""
+        """Run a command in the container."""
         return subprocess.run(
             ["podman", "--runtime", "runc", "exec", self.name, *arguments],
             capture_output=True, text=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM and return the exit code."""
         command("podman", "--runtime", "runc", "stop", "--time", "30", self.name)
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for the end of the container and return its exit code."""
         wait_for(lambda: not self.runs, "the end of the container")
         return int(self._inspected("{{.State.ExitCode}}"))
 
@@ -214,7 +214,7 @@ def running(
     arguments: Sequence[str] = (),
     user: str = "1234567:0",
 ) -> Iterator[Container]:
-    """A container of the image with a read-only root, gone in the end."""
+    """Run a container of the image with a read-only root; remove it at the end."""
     name = f"oip-host-test-{uuid.uuid4().hex[:12]}"
     command(
         "podman", "--runtime", "runc", "run", "--detach", "--name", name,
@@ -223,7 +223,7 @@ def running(
         "--security-opt", "no-new-privileges",
         "--env", "OIP_BIND=127.0.0.1", "--env", f"KSERVE_HTTP_PORT={port}",
         "--env", "KSERVE_GRPC_PORT=0", "--env", "OIP_DRAIN_DELAY_S=0",
-        # an index that nobody can reach, should anything ask one
+        # an unreachable index, in case anything asks one
         "--env", "PIP_INDEX_URL=http://127.0.0.1:9", *options, image, *arguments,
     )  # fmt: skip
     try:

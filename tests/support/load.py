@@ -1,7 +1,7 @@
 """Load: clients that send many requests at once, over each protocol.
 
-A request is known by its name, the one element of its input, which is its answer too.
-The handlers that they ask are those of `fakes.held`.
+A request's name is its input's only element and also its answer. The handlers for these
+requests are those of `fakes.held`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CLOSED = "CLOSED"
 
 
 class Outcome(NamedTuple):
-    """What became of a request.
+    """The result of a request.
 
     The status is HTTP's number or the name of gRPC's code; the text is the answer's
-    one element, or that of the error.
+    only element, or the error's text.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
     @property
     def answered(self) -> bool:
-        """Whether it has its own answer, which is its name."""
+        """Return whether it has its own answer, which is its name."""
         good = self.status in (200, "OK")
         assert not good or self.text == self.name, self
         return good
@@ -49,14 +49,14 @@ Requests = list["asyncio.Task[Outcome]"]
 
 
 class Clients:
-    """Clients of one server. To cancel a request is to leave it."""
+    """Clients of one server; to cancel a request is to leave."""
 
     def __init__(self, server: Server) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         self._http = httpx.AsyncClient(
             base_url=server.url, limits=limits, timeout=DEADLINE_S
         )
-        # a connection of its own, whatever other channels there are
+        # a separate connection, even beside other channels
         self._channel = grpc.aio.insecure_channel(
             server.grpc_address, [("grpc.use_local_subchannel_pool", 1)]
         )
@@ -84,7 +84,7 @@ class Clients:
         await self._channel.close()
 
     def send(self, protocol: str, model: str, *names: str) -> Requests:
-        """Send requests, all at once."""
+        """Send requests at the same time."""
         ask = self._asks[protocol]
         requests = [asyncio.create_task(ask(model, n), name=n) for n in names]
         self._sent.update(requests)
@@ -106,7 +106,7 @@ class Clients:
         return outcome(name, answer.status_code, answer.json(), answer.headers)
 
     async def reset(self, model: str, name: str) -> Outcome:
-        """Ask over REST as one whose connection breaks when it leaves."""
+        """Send a request over REST whose connection is reset when the client leaves."""
         body = json.dumps(rest_request(name)).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         at_once = struct.pack("ii", 1, 0)
@@ -136,7 +136,7 @@ class Clients:
 
 
 def rest_request(name: str) -> dict[str, Any]:
-    """A request as REST has it."""
+    """Return a request in REST's form."""
     x = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [name]}
     return {"inputs": [x]}
 
@@ -144,7 +144,7 @@ def rest_request(name: str) -> dict[str, Any]:
 def outcome(
     name: str, status: int, document: dict[str, Any], headers: Mapping[str, str]
 ) -> Outcome:
-    """What a response of REST or V1 says."""
+    """Return the outcome that a response of REST or V1 has."""
     if status != 200:
         text = document["error"]
     elif "predictions" in document:
@@ -155,7 +155,7 @@ def outcome(
 
 
 def wire(model: str, name: str) -> bytes:
-    """A request as gRPC has it."""
+    """Return a request in gRPC's form."""
     request = message("ModelInferRequest")(model_name=model)
     x = request.inputs.add(name="x", datatype="BYTES", shape=[1])
     x.contents.bytes_contents.append(name.encode())
@@ -164,17 +164,17 @@ def wire(model: str, name: str) -> bytes:
 
 
 def numbered(prefix: str, count: int) -> list[str]:
-    """Names of requests."""
+    """Return this number of names."""
     return [f"{prefix}-{n}" for n in range(count)]
 
 
 def done(requests: Requests) -> list[Outcome]:
-    """What became of those that have been answered or refused by now."""
+    """Return the outcomes of the requests that have ended by now."""
     return [request.result() for request in requests if request.done()]
 
 
 async def leave(requests: Iterable[asyncio.Task[Any]]) -> None:
-    """Have the clients of these go away without an answer."""
+    """Cancel requests, so that their clients leave without an answer."""
     leaving = list(requests)
     for request in leaving:
         request.cancel()
@@ -182,7 +182,7 @@ async def leave(requests: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def until(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of a condition, while the clients go on."""
+    """Return the first true value of a condition, while the clients go on."""
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
         value = condition()

@@ -1,4 +1,4 @@
-"""Manifests as `oip-host manifest` prints them, and what is in them."""
+"""Manifests as `oip-host manifest` prints them, and their parts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from oip_host.manifests.pod import Pod
 
 
 def printed(*arguments: str) -> list[Any]:
-    """The documents that the command prints, read again."""
+    """Return the documents that the command prints."""
     pod, _ = configure(*arguments)
     return list(yaml.safe_load_all(manifest.dump(manifest.documents(pod))))
 
 
 def configure(*arguments: str) -> tuple[Pod, list[str]]:
-    """Return the pod of these arguments and the warnings, as the command has them."""
+    """Return the pod of these arguments and the warnings, as the command makes them."""
     launch = assemble(arguments)
     selected = launch.select()
     keys = [choice.key for choice in selected.choices]
@@ -27,13 +27,13 @@ def configure(*arguments: str) -> tuple[Pod, list[str]]:
 
 
 def container(document: Any) -> Any:
-    """The container that serves."""
+    """Return the container that serves."""
     spec = document["spec"]
     spec = spec.get("predictor") or spec.get("template", {}).get("spec") or spec
     return spec["containers"][0]
 
 
 def variables(document: Any) -> dict[str, Any]:
-    """The container's variables, by name: a text, or where it is from."""
+    """Return the container's variables by name: a text, or the source of the value."""
     found = container(document)["env"]
     return {v["name"]: v.get("value", v.get("valueFrom")) for v in found}

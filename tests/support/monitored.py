@@ -1,4 +1,4 @@
-"""A host that has been asked in every way, so that it gives out every metric."""
+"""A host that has answered every kind of request, so that it has every metric."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ ASKED = {
 
 @dataclass(frozen=True)
 class Monitored:
-    """A host with TLS and tokens, whose metrics stand on its probe port."""
+    """A host with TLS and tokens, with its metrics on the probe port."""
 
     server: Server
     client: httpx.Client
 
     @property
     def address(self) -> str:
-        """Where the metrics are, as Prometheus wants to know."""
+        """Return the address of the metrics in Prometheus's form."""
         return self.server.log.split("probes at ")[1].split()[0].rstrip(",")
 
     def scrape(self) -> str:
-        """What a scrape finds."""
+        """Return the text of a scrape."""
         with urlopen(f"http://{self.address}/metrics", timeout=30) as answer:
             return str(answer.read(), "utf-8")
 
     def ask(self) -> None:
-        """Ask once in every way, as one who may and as one who may not."""
+        """Send each kind of request once with a token, and one without a token."""
         for path, (document, status) in ASKED.items():
             answer = self.client.post(path, json=document, headers=bearer(TOKEN))
             assert status == answer.status_code, answer.text
@@ -58,7 +58,7 @@ class Monitored:
 
 @contextmanager
 def monitored(directory: Path) -> Iterator[Monitored]:
-    """Such a host, asked once; its files are in the directory."""
+    """Run such a host after its requests; its files are in the directory."""
     authority = Authority()
     certificate, key = authority.issue(timedelta(days=90)).write(directory)
     tokens = directory / "tokens.json"
@@ -82,5 +82,5 @@ def monitored(directory: Path) -> Iterator[Monitored]:
 
 
 def _ready(text: str) -> float:
-    """How many models are ready."""
+    """Return the number of ready models."""
     return sum(series(text, "oip_model_ready").values())

@@ -1,4 +1,4 @@
-"""Plugin packages that a test writes, and installs with pip into a directory."""
+"""Plugin packages that a test writes and installs with pip into a directory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ py-modules = [{modules}]
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution of single modules, with its entry points by group and name."""
+    """A distribution of single modules, with entry points by group and name."""
 
     name: str
     version: str
@@ -35,7 +35,7 @@ class Package:
     entry_points: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def write(self, directory: Path) -> Path:
-        """The package's source tree, in a directory of its own."""
+        """Write the package's source tree into its own directory, and return it."""
         tree = directory / self.name
         tree.mkdir(parents=True)
         modules = ", ".join(f'"{name}"' for name in self.modules)
@@ -50,9 +50,9 @@ class Package:
 
 
 def pip_install(packages: Sequence[Package], directory: Path) -> Path:
-    """The directory into which pip has built and installed the packages.
+    """Build and install the packages with pip, and return the directory.
 
-    It asks no index: setuptools, which builds them, is installed beside pytest.
+    It needs no index: setuptools, which builds them, is installed with pytest.
     """
     target = directory / "installed"
     trees = [str(package.write(directory / "source")) for package in packages]
@@ -68,7 +68,7 @@ def pip_install(packages: Sequence[Package], directory: Path) -> Path:
 def with_packages(
     target: Path, extra: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Variables for a process that has the packages, and the tests' own handlers."""
+    """Return variables for a process with the packages and the tests' own handlers."""
     paths = [str(SUPPORT), str(target), os.environ.get("PYTHONPATH")]
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),

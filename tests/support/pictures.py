@@ -1,7 +1,7 @@
 """The pictures of docs/architecture.md, drawn as SVG: `make pictures` writes them.
 
 The layers come from the import contract in pyproject.toml and their descriptions from
-the page, so the picture cannot say anything else than both.
+the page, so that the picture agrees with both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ text { font: 14px system-ui, sans-serif; fill: #1f2328; }
 
 
 def svg(width: int, height: int, title: str, parts: Iterable[str]) -> str:
-    """Return a picture on paper of its own, which reads the same in dark mode."""
+    """Return a picture with its own background, readable in dark mode too."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'role="img" aria-label="{escape(title)}">\n{STYLE}'
@@ -74,7 +74,7 @@ def arrow(*points: tuple[int, int]) -> str:
 
 
 def contract_layers() -> list[list[str]]:
-    """Return the folders of each layer, from the top, as pyproject.toml has them."""
+    """Return the folders of each layer, from the top, in pyproject.toml's order."""
     text_ = (ROOT / "pyproject.toml").read_text()
     found = re.search(r"^layers = \[\n(.*?)^\]", text_, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -82,7 +82,7 @@ def contract_layers() -> list[list[str]]:
 
 
 def descriptions() -> dict[str, str]:
-    """Return what the page says of each layer, by its first folder."""
+    """Return the page's description of each layer, by its first folder."""
     rows = re.findall(
         r"^\| ([^|]+) \| `(\w+)`[^|]* \|$",
         (DOCS / "architecture.md").read_text(),
@@ -92,7 +92,7 @@ def descriptions() -> dict[str, str]:
 
 
 def layers() -> str:
-    """Return the folders of the host as layers, and the contract below them."""
+    """Return the folders of the host as layers, with the contract below them."""
     rows, said = contract_layers(), descriptions()
     parts = [text(20, 28, "imports point downward")]
     parts.append(arrow((170, 16), (170, 34)))
@@ -147,7 +147,7 @@ def request() -> str:
 
 
 def option() -> str:
-    """Return the way of one option, from where it is set to where it holds."""
+    """Return the way of one option from its source to its uses."""
     sources = ["argument", "environment", "oip.properties", "default"]
     parts = []
     for at, source in enumerate(sources):
@@ -165,7 +165,7 @@ def option() -> str:
 
 
 def life() -> str:
-    """Return the states of a model, and what moves it between them."""
+    """Return the states of a model and the calls that change them."""
     parts = [
         box(20, 60, 130, "LOADING"),
         box(300, 60, 130, "READY"),

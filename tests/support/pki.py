@@ -1,4 +1,4 @@
-"""Authorities, certificates and keys, made when a test needs them."""
+"""Authorities, certificates and keys, created when a test needs them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pem_of_key(key: Key, passphrase: bytes | None = None) -> bytes:
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate, and its key."""
+    """A certificate and its key."""
 
     certificate: x509.Certificate
     key: Key
@@ -51,7 +51,7 @@ class Pair:
         return self.certificate.serial_number
 
     def write(self, directory: Path, name: str = "tls") -> tuple[Path, Path]:
-        """Put both into files, as `<name>.crt` and `<name>.key`."""
+        """Write both files, `<name>.crt` and `<name>.key`, and return their paths."""
         directory.mkdir(exist_ok=True)
         files = directory / f"{name}.crt", directory / f"{name}.key"
         files[1].touch(0o600)
@@ -62,7 +62,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Authority:
-    """Who signs certificates for 127.0.0.1."""
+    """An authority that signs certificates for 127.0.0.1."""
 
     name: str = "oip-host test"
     key: Key = field(default_factory=new_key)
@@ -73,11 +73,11 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
-        """Its own certificate."""
+        """Return its own certificate."""
         return self._signed(self._subject, self.key, DAY).pem
 
     def issue(self, lasts: datetime.timedelta = DAY) -> Pair:
-        """A certificate that began as long ago as a day, and a new key."""
+        """Return a certificate, valid since a day ago, with a new key."""
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])
         return self._signed(name, new_key(), lasts)
 

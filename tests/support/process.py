@@ -1,4 +1,4 @@
-"""A real `oip-host serve` (or other program) in a process of its own."""
+"""A real `oip-host serve` (or another program) in a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LISTENING = re.compile(r"REST at https?://[^:]+:(\d+)(?:, gRPC at [^:]+:(\d+))?
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This environment without options of the host, and with the tests' handlers."""
+    """Return this environment without the host's options, with the tests' handlers."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -37,7 +37,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def wait_for(
     condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S
 ) -> Any:
-    """The first true value of a condition; AssertionError past the deadline."""
+    """Return the first true value of a condition; AssertionError after the deadline."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         value = condition()
@@ -78,7 +78,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the process has printed so far, on both of its streams."""
+        """Return the output of the process so far, from both of its streams."""
         return "".join(self._lines)
 
     def __enter__(self) -> Server:
@@ -155,9 +155,9 @@ class Server:
 
 
 def _replicated(arguments: Sequence[str]) -> list[str]:
-    """More arguments where the tests are to run with every model in a replica.
+    """Return more arguments if the tests are to run every model in a replica.
 
-    TEST_REPLICAS_AT is the address of the Ray that is there for it.
+    TEST_REPLICAS_AT is the address of the Ray for these replicas.
     """
     address = os.environ.get("TEST_REPLICAS_AT")
     chosen = [a.removeprefix("--handlers=") for a in arguments if "--handlers=" in a]
@@ -172,7 +172,7 @@ def _replicated(arguments: Sequence[str]) -> list[str]:
 def run(
     *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Run a command that ends by itself."""
     return subprocess.run(
         arguments,
         env=clean_environment(env),
@@ -185,5 +185,5 @@ def run(
 
 
 def oip_host(*arguments: str, env: Mapping[str, str] | None = None) -> Any:
-    """`oip-host …` that ends by itself."""
+    """Run an `oip-host …` command that ends by itself."""
     return run(COMMAND, *arguments, env=env)

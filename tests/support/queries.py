@@ -1,4 +1,4 @@
-"""Queries of Prometheus, and what they ask for, by a parser of PromQL."""
+"""Queries of Prometheus, and their selectors, by a parser of PromQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LISTED = re.compile(r"label_values\((?P<selector>\w+(\{.*\})?), (?P<label>\w+)\
 
 @dataclass(frozen=True)
 class Asked:
-    """A selector of a query, and what stands around it, the nearest last."""
+    """A selector of a query, with the functions around it, the nearest last."""
 
     name: str
     matchers: tuple[tuple[str, str], ...]
@@ -36,12 +36,12 @@ class Asked:
 
 
 def panels() -> list[dict[str, Any]]:
-    """The panels of the dashboard that show something."""
+    """Return the dashboard's panels, without its rows."""
     return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
 def queries() -> dict[str, str]:
-    """Every query of the dashboard and of the alerts, by where it stands."""
+    """Return every query of the dashboard and of the alerts, by its place."""
     found = {
         f"{panel['title']} {target['refId']}": target["expr"]
         for panel in panels()
@@ -51,7 +51,7 @@ def queries() -> dict[str, str]:
 
 
 def listed() -> dict[str, tuple[str, str]]:
-    """The selector and the label of each variable that lists values."""
+    """Return the selector and label of each variable that lists values."""
     found = {}
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
@@ -62,18 +62,18 @@ def listed() -> dict[str, tuple[str, str]]:
 
 
 def variables_of(expression: str) -> set[str]:
-    """The variables of the dashboard in a query, without Grafana's own."""
+    """Return the dashboard's variables in a query, without Grafana's own."""
     return set(re.findall(r"\$(?!__)\{?(\w+)", expression))
 
 
 def concrete(expression: str, interval: str = "5m") -> str:
-    """The query as Grafana sends it, for all values of its variables."""
+    """Return the query as Grafana sends it, for all values of its variables."""
     text = expression.replace("$__rate_interval", interval)
     return re.sub(r"\$\{?\w+\}?", ".*", text)
 
 
 def asked(expression: str) -> list[Asked]:
-    """The selectors of a query; ValueError where it is none."""
+    """Return the selectors of a query; ValueError if it is invalid."""
     return list(_walk(promql.parse(concrete(expression)), (), frozenset()))
 
 
@@ -95,7 +95,7 @@ def _walk(
 
 
 def _of_modifier(node: Any) -> frozenset[str]:
-    """The labels that an operator names to keep or to match by."""
+    """Return the labels that an operator keeps or matches by."""
     modifier = getattr(node, "modifier", None)
     if isinstance(modifier, promql.BinModifier):
         modifier = modifier.matching

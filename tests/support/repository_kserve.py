@@ -1,7 +1,7 @@
-"""What KServe's gRPC stub and REST see of the repository; prints it as JSON.
+"""KServe's gRPC stub and REST calls for the repository; prints the results as JSON.
 
-Usage: python repository_kserve.py <base URL> <gRPC address>. A program of its own,
-since KServe's messages and Triton's have one name in protobuf.
+Usage: python repository_kserve.py <base URL> <gRPC address>. It is a separate program,
+since KServe's messages and Triton's have the same name in protobuf.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What Triton's clients see of repository, statistics and configuration, as JSON.
+"""Triton's clients for repository, statistics and configuration; prints JSON.
 
-Usage: python repository_triton.py <REST address> <gRPC address> <model>. A program of
-its own, since Triton's messages and KServe's have one name in protobuf. It unloads and
-loads the model, then infers with it twice, once with success.
+Usage: python repository_triton.py <REST address> <gRPC address> <model>. It is a
+separate program, since Triton's messages and KServe's have the same name in protobuf.
+It unloads and loads the model, then infers with it twice, once with success.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 
 
 def failure(call: Callable[[], Any]) -> list[Any]:
-    """The status and the text with which a call fails."""
+    """Return the status and the text of a call's error."""
     try:
         return ["no error", str(call())]
     except InferenceServerException as error:

@@ -1,8 +1,8 @@
-"""The own files that one small inference by REST passes, counted in a real host.
+"""The project's files that one small REST inference visits, counted in a real host.
 
 `python tests/support/request_path.py` serves an echo, warms it up, and prints the files
-of `oip_host` and `oip_handler` that a request visits, in their order. A visit begins
-where a function of another file is called, or a coroutine of it goes on.
+of `oip_host` and `oip_handler` that a request visits, in order. A visit begins where a
+function of another file is called, or its coroutine continues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REQUEST = (
 
 
 class Recorder:
-    """Notes the own files in which Python functions begin, while it is switched on."""
+    """Records the project's files in which Python functions begin, while it is on."""
 
     def __init__(self) -> None:
         self.is_on = False
@@ -57,7 +57,7 @@ class Recorder:
             visits.append(name)
 
     def _own(self, file: str) -> str | None:
-        """Return a file's path below `src`; None for a file of somebody else."""
+        """Return a file's path below `src`; None for a file of another project."""
         if file not in self._names:
             roots = [root for root in ROOTS if root in Path(file).parents]
             name = str(Path(file).relative_to(roots[0].parent)) if roots else None
@@ -104,7 +104,7 @@ def _ask(port: int, recorder: Recorder) -> None:
                 time.sleep(0.01)
                 recorder.is_on = False
                 samples.append(recorder.take())
-        _print(min(samples, key=len))  # the others met a timer of the host
+        _print(min(samples, key=len))  # the other runs contain a timer of the host
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 

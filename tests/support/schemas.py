@@ -1,4 +1,4 @@
-"""Kubernetes documents held against their schemas; an unknown field is an error."""
+"""Kubernetes documents checked against their schemas; unknown fields are errors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _ANY = {"type": "object"}
 
 
 def wrong(document: Any) -> list[str]:
-    """What is wrong with a document, a line for each; KServe's kinds and core ones."""
+    """Return a line for each fault of a document of KServe's kinds or core ones."""
     group, _, version = document["apiVersion"].rpartition("/")
     if group != "serving.kserve.io":
         return _wrong_core(document)
     faults = _validator(document["kind"], version).iter_errors(document)
     found = [f"{fault.json_path}: {fault.message}" for fault in faults]
     spec = document.get("spec", {}).get("predictor") or document.get("spec", {})
-    # what KServe makes of it is a pod, of which a CRD leaves out some rules
+    # KServe makes a pod of it, and a CRD leaves out some rules for pods
     if "containers" in spec:
         names = ("containers", "volumes", "initContainers", "enableServiceLinks")
         pod = {name: spec[name] for name in names if name in spec}
@@ -58,7 +58,7 @@ def _validator(kind: str, version: str) -> jsonschema.Draft202012Validator:
 
 
 def _closed(schema: Any) -> Any:
-    """Kubernetes' dialect as JSON Schema, with no fields but those that it names."""
+    """Return Kubernetes' dialect as JSON Schema that allows only named fields."""
     if not isinstance(schema, dict):
         return schema
     made = {

@@ -1,4 +1,4 @@
-"""What a scrape of `/metrics` says, and how one differs from another."""
+"""The samples of a scrape of `/metrics`, and the changes between two scrapes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Series = dict[Key, float]
 
 
 def scrape(server: Server) -> str:
-    """What `/metrics` answers, without what a client costs that can do more."""
+    """Return the text of `/metrics`, by a client cheaper than httpx."""
     with urlopen(f"{server.url}/metrics", timeout=DEADLINE_S) as answer:
         return str(answer.read(), "utf-8")
 
 
 def families(text: str) -> list[Any]:
-    """The families of a scrape, without the times at which series were made."""
+    """Return the families of a scrape, without the creation times of series."""
     return [
         family
         for family in text_string_to_metric_families(text)
@@ -31,7 +31,7 @@ def families(text: str) -> list[Any]:
 
 
 def series(text: str, *names: str) -> Series:
-    """The samples of some names."""
+    """Return the samples with these names."""
     lines = [line for line in text.splitlines() if line.startswith(names)]
     return {
         (sample.name, *_values(sample.labels)): sample.value
@@ -46,7 +46,7 @@ def _values(labels: Mapping[str, str]) -> list[str]:
 
 
 def risen(before: Series, after: Series) -> Series:
-    """By how much which samples have changed."""
+    """Return the samples that changed, and by how much."""
     changes = {key: value - before.get(key, 0.0) for key, value in after.items()}
     assert before.keys() <= after.keys()
     return {key: change for key, change in changes.items() if change}

@@ -1,7 +1,7 @@
-"""A stock `kserve.ModelServer` with handlers of `fakes`, as a program of its own.
+"""A stock `kserve.ModelServer` with handlers of `fakes`, as a separate program.
 
 Its arguments are `name=Handler`, or `name=Handler?` for a model that is registered
-without being loaded. Only where it listens is not KServe's: at free ports of the
+without being loaded. Only its addresses differ from KServe's: free ports of the
 loopback interface, which it prints.
 """
 
@@ -18,17 +18,17 @@ import uvicorn
 
 from oip_host import AissembleOIPKServe
 
-fakes = import_module("fakes")  # beside this file, as for a server of the tests
+fakes = import_module("fakes")  # next to this file, as for a server of the tests
 
 
 def free_port() -> int:
-    """A port where nobody listens."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def listen_at_loopback_only() -> None:
-    """Replace the addresses that KServe has no options for."""
+    """Replace the addresses for which KServe has no options."""
     configure = uvicorn.Config.__init__
     bind = grpc.aio._server.Server.add_insecure_port
 

@@ -1,7 +1,7 @@
 """A Ray of two nodes on the loopback interface: `two_nodes.py <directory>`.
 
-Writes its address and the process of its second node, kills that node when it is told
-to by a line, and ends with its standard input.
+Prints its address and the process of its second node, kills that node at a line of
+input, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ray.cluster_utils import Cluster
 
 
 def main() -> None:
-    """Keep the nodes."""
-    # where Ray's utility notes the address, in a directory that it does not make
+    """Run the nodes until the standard input ends."""
+    # Ray's utility writes the address there, but does not create the directory
     os.environ["RAY_TMPDIR"] = sys.argv[1]
     Path(sys.argv[1], "ray").mkdir()
     head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": sys.argv[1]}

@@ -1,4 +1,4 @@
-"""Wheels that a test writes, without a build."""
+"""Wheels that a test writes without a build."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Wheel:
     tag: str = "py3-none-any"
 
     def write(self, directory: Path) -> Path:
-        """The wheel, in a directory that is made where it is not there."""
+        """Write the wheel into a directory, made if needed, and return its path."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.name}-{self.version}-{self.tag}.whl"
         record = ""
@@ -85,7 +85,7 @@ class Wheel:
         return path
 
     def unpack(self, directory: Path) -> Path:
-        """What `pip install --target` makes of the wheel."""
+        """Write the files that `pip install --target` makes of the wheel."""
         for name, text in self._files().items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)

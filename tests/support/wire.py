@@ -1,7 +1,7 @@
-"""One request over both protocols, and what comes back in one form.
+"""One request over both protocols, with the answers in one form.
 
-The gRPC side is the protocol's own messages on a bare channel, without a client
-library in between.
+The gRPC side sends the protocol's own messages on a bare channel, without a client
+library.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class Reply:
 
     @property
     def error(self) -> str:
-        """The text of the error, which is all that its document has."""
+        """Return the error's text, which must be the only field of its document."""
         assert list(self.document) == ["error"], self.document
         return str(self.document["error"])
 
 
 def tensor(data: Any, shape: list[int], datatype: str = "FP32", name: str = "x") -> Any:
-    """An input as REST has it."""
+    """Return an input in REST's form."""
     return {"name": name, "shape": shape, "datatype": datatype, "data": data}
 
 
 def request(data: Any, shape: list[int], datatype: str = "FP32", **more: Any) -> Any:
-    """A request with the one input `x`."""
+    """Return a request with one input `x`."""
     return {"inputs": [tensor(data, shape, datatype)], **more}
 
 
@@ -59,7 +59,7 @@ ONE = request([1.0], [1])
 def infer_rest(
     server: Server, model: str, document: Any, version: str | None = None
 ) -> Reply:
-    """Ask over REST."""
+    """Send a request over REST."""
     path = f"/versions/{version}" if version else ""
     answer = server.post(f"/v2/models/{model}{path}/infer", json=document)
     return Reply(answer.status_code, answer.json(), answer.headers)
@@ -72,7 +72,7 @@ def infer_grpc(
     version: str | None = None,
     timeout_s: float = DEADLINE_S,
 ) -> Reply:
-    """Ask the same over gRPC; the answer comes back in the form that REST gives it."""
+    """Send the same request over gRPC; the answer has REST's form."""
     wire = _wire_request(model, document, version)
     try:
         answer = rpc(server, "ModelInfer", wire, timeout_s)
@@ -84,7 +84,7 @@ def infer_grpc(
 def infer_both(
     server: Server, model: str, document: Any, version: str | None = None
 ) -> tuple[Reply, Reply]:
-    """Ask the same over REST and over gRPC."""
+    """Send the same request over REST and over gRPC."""
     return (
         infer_rest(server, model, document, version),
         infer_grpc(server, model, document, version),
@@ -94,7 +94,7 @@ def infer_both(
 def rpc(
     server: Server, method: str, wire: Any = None, timeout_s: float = DEADLINE_S
 ) -> Any:
-    """Call an RPC; raises grpc.RpcError."""
+    """Call an RPC; raise grpc.RpcError if it fails."""
     response = message(f"{method}Response")
     with grpc.insecure_channel(server.grpc_address) as channel:
         call = channel.unary_unary(
@@ -109,7 +109,7 @@ def rpc(
 def rpc_error(
     server: Server, method: str, wire: Any = None, timeout_s: float = DEADLINE_S
 ) -> tuple[str, str]:
-    """The code and the text with which an RPC fails."""
+    """Return the code and the text of an RPC's error."""
     try:
         answer = rpc(server, method, wire, timeout_s)
     except grpc.RpcError as error:
