@@ -1,7 +1,7 @@
-"""Handlers that the tests serve: real ones, only small.
+"""Handlers that the tests serve: real but small ones.
 
-Those of this package are `fakes:Name`; those with a directory or a subject of their own
-are in its modules, as `fakes.batches:Name`.
+Those of this package are `fakes:Name`; those with their own directory or subject are in
+its modules, as `fakes.batches:Name`.
 """
 
 from .answers import (

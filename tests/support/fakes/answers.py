@@ -1,4 +1,4 @@
-"""Handlers that differ from `Echo` in what they answer."""
+"""Handlers that differ from `Echo` in their answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Lists(Echo):
 
 
 class Async(Echo):
-    """An async handler that tells the thread it runs in."""
+    """An async handler whose answer has the name of its thread."""
 
     async def infer(  # type: ignore[override]
         self,
@@ -61,7 +61,7 @@ class Async(Echo):
 
 
 class Slow(Echo):
-    """Blocks for as many seconds as the first element says."""
+    """Blocks for the number of seconds in the first element."""
 
     running = 0
     most = 0
@@ -106,7 +106,7 @@ class Raises(Echo):
 
 
 class Together(Echo):
-    """An async handler that answers when three requests are in it at once."""
+    """An async handler that answers once three requests are in it."""
 
     def __init__(self) -> None:
         self.inside = 0
@@ -127,7 +127,7 @@ class Together(Echo):
 
 
 class Tells(Echo):
-    """Tells the name, the version and the thread with which it was called."""
+    """Answers the name, version and thread of the call."""
 
     def infer(
         self,
@@ -147,7 +147,7 @@ class Tells(Echo):
 
 
 class NoMetadata(Echo):
-    """Does not describe itself."""
+    """Has no description."""
 
     def model_metadata(
         self, model_name: str, model_version: str | None = None
@@ -156,7 +156,7 @@ class NoMetadata(Echo):
 
 
 class NotANumber(Echo):
-    """Answers a NaN, which is no JSON."""
+    """Answers a NaN, which JSON does not allow."""
 
     def infer(
         self,
@@ -195,7 +195,7 @@ class Configured(Echo):
 
 
 class Free(Echo):
-    """An input with two dimensions of any size."""
+    """One input with two dimensions of any size."""
 
     inputs = (("x", Datatype.FP32, [-1, -1]),)
 
@@ -207,11 +207,11 @@ class Two(Echo):
 
 
 class Words(Echo):
-    """An input of one element of BYTES."""
+    """One input with one BYTES element."""
 
     inputs = (("x", Datatype.BYTES, [1]),)
 
 
 def make_echo() -> Echo:
-    """A factory instead of a class."""
+    """Return an `Echo`; a factory instead of a class."""
     return Echo()

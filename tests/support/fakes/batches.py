@@ -1,7 +1,7 @@
-"""Handlers that tell what they were called with, served as `fakes.batches:Name`.
+"""Handlers that record their calls, served as `fakes.batches:Name`.
 
 The files in the directory named in BATCH_DIR are named for the model: `<model>.calls`
-has a line for each call, and a call waits for as long as there is `<model>.shut`.
+has a line for each call, and a call waits as long as `<model>.shut` exists.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ ACCIDENTS: dict[float, Callable[[], BaseException]] = {
 
 
 class Calls:
-    """A model's calls, as a test sees and directs them."""
+    """The calls of a model as a test sees and controls them."""
 
     def __init__(self, directory: Path, model: str) -> None:
         self._file = directory / f"{model}.calls"
         self._shut = directory / f"{model}.shut"
 
     def shut(self) -> None:
-        """Hold calls from now on, in the handler."""
+        """Hold calls in the handler from now on."""
         self._shut.touch()
 
     def open(self) -> None:
-        """Let calls go on."""
+        """Let the calls go on."""
         self._shut.unlink(missing_ok=True)
 
     @property
@@ -57,7 +57,7 @@ class Calls:
         return self._shut.exists()
 
     def note(self, payload: InferenceRequest) -> None:
-        """Write down the elements of a call's first input."""
+        """Record the elements of a call's first input."""
         elements = payload.inputs[0].as_numpy().ravel().tolist()
         plain = [
             e.decode(errors="replace") if isinstance(e, bytes) else e for e in elements
@@ -67,26 +67,26 @@ class Calls:
 
     @property
     def made(self) -> list[list[Any]]:
-        """The elements of each call, in the order of the calls."""
+        """Return the elements of each call, in the order of the calls."""
         text = self._file.read_text() if self._file.exists() else ""
         lines = text[: text.rfind("\n") + 1].splitlines()
         return [json.loads(line) for line in lines]
 
     @property
     def elements(self) -> list[Any]:
-        """The elements of all calls."""
+        """Return the elements of all calls."""
         return [element for call in self.made for element in call]
 
 
 def begin(payload: InferenceRequest, model_name: str) -> Calls:
-    """Note a call; what it waits for is the answer's `are_held`."""
+    """Record a call and return the calls, whose `are_held` it waits for."""
     calls = Calls(Path(os.environ["BATCH_DIR"]), model_name)
     calls.note(payload)
     return calls
 
 
 class Batched(Echo):
-    """Answers its inputs as its outputs, and its parameters; numbers make accidents."""
+    """Answers with its inputs and parameters; some numbers raise errors."""
 
     inputs = (("x", Datatype.FP32, [-1, 1]),)
 
@@ -115,7 +115,7 @@ class Batched(Echo):
 
 
 class BatchedAsync(Batched):
-    """The same as coroutines; `<model>.cancelled` tells that a call was cancelled."""
+    """`Batched` with coroutines; `<model>.cancelled` exists after a cancelled call."""
 
     async def infer(  # type: ignore[override]
         self,
@@ -133,7 +133,7 @@ class BatchedAsync(Batched):
 
 
 class Mean(Batched):
-    """Answers one row, the mean, however many it was asked."""
+    """Answers one row, the mean, for any number of rows."""
 
     def answer(self, payload: InferenceRequest, model_name: str) -> InferenceResponse:
         mean = payload.inputs[0].as_numpy().mean(axis=0, keepdims=True)
@@ -142,7 +142,7 @@ class Mean(Batched):
 
 
 class Probed(Batched):
-    """Is asked whether it is ready, and holds that call as it holds the others."""
+    """Has a `model_ready` that a test can hold like the other calls."""
 
     def model_ready(
         self, model_name: str, model_version: str | None = None

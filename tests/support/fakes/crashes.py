@@ -13,7 +13,7 @@ from .echo import FOREVER_S, Echo
 
 
 class Dies(Echo):
-    """Reads where nothing is, as a native library with a fault does."""
+    """Reads an invalid address, as a faulty native library does."""
 
     def infer(
         self,
@@ -26,7 +26,7 @@ class Dies(Echo):
 
 
 class DiesAsync(Dies):
-    """As `Dies`, in an event loop."""
+    """`Dies` in an event loop."""
 
     async def infer(  # type: ignore[override]
         self,
@@ -45,7 +45,7 @@ class DiesLoading(Echo):
 
 
 class Sleeps(Echo):
-    """Never ends to load."""
+    """Never finishes to load."""
 
     def model_load(self, model_name: str) -> bool:
         time.sleep(FOREVER_S)
@@ -53,7 +53,7 @@ class Sleeps(Echo):
 
 
 class SleepsAsync(Echo):
-    """Never ends to load, in an event loop."""
+    """Never finishes to load, in an event loop."""
 
     async def model_load(self, model_name: str) -> bool:  # type: ignore[override]
         await asyncio.sleep(FOREVER_S)
@@ -61,7 +61,7 @@ class SleepsAsync(Echo):
 
 
 class Holds(Echo):
-    """Never ends to load, and lets no other thread run meanwhile."""
+    """Never finishes to load, and lets no other thread run meanwhile."""
 
     def model_load(self, model_name: str) -> bool:
         ctypes.PyDLL(None).sleep(int(FOREVER_S))

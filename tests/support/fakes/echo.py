@@ -1,4 +1,4 @@
-"""The handler that most others are: it answers what it is asked."""
+"""The base of most other handlers: it answers with its inputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def as_output(tensor: RequestInput) -> ResponseOutput:
 
 
 class Echo(ModelHandler):
-    """Answers its inputs as its outputs, parameters included."""
+    """Answers with its inputs as outputs, parameters included."""
 
     inputs: tuple[tuple[str, Datatype, list[int]], ...] = (
         ("x", Datatype.FP32, [-1, 2]),

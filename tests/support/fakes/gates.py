@@ -1,4 +1,4 @@
-"""Handlers that wait at a gate, which the tests open."""
+"""Handlers that wait at a gate until the tests open it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .echo import Echo, wait_while
 
 
 def pass_gate(name: str) -> None:
-    """Note that `name` has arrived, and wait until it may go on."""
+    """Record that `name` has arrived, and wait until its gate is open."""
     gates = Path(os.environ["GATE_DIR"])
     (gates / f"{name}.started").touch()
     wait_while(lambda: not (gates / f"{name}.open").exists())
 
 
 class Gated(Echo):
-    """Waits, for each request, until the file of its name says that it may go on.
+    """Holds each request until the gate of its name is open.
 
     The input's first element is the name: `GATE_DIR/<name>.started` appears when the
-    handler is called, and it answers when `GATE_DIR/<name>.open` is there. The answer
-    tells how many calls ran at the same time at most.
+    handler is called, and it answers when `GATE_DIR/<name>.open` exists. The answer has
+    the largest number of calls that ran at the same time.
     """
 
     def __init__(self) -> None:

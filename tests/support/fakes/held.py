@@ -1,8 +1,8 @@
 """Handlers that are held while requests pile up, served as `fakes.held:Name`.
 
-The directory named in LOAD_DIR is what they and the tests share: a model's calls wait
-while `<model>.shut` is there, and each one adds a line to `<model>.ran`. A test sees
-both through a `Gate`.
+They and the tests share the directory named in LOAD_DIR: a model's calls wait while
+`<model>.shut` exists, and each one adds a line to `<model>.ran`. A test uses both
+through a `Gate`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .echo import Echo, wait_on_loop_while, wait_while
 
 
 class Gate:
-    """What a test knows of a model's calls, and how it holds them."""
+    """The calls of a model as a test sees and holds them."""
 
     def __init__(self, directory: Path, model: str) -> None:
         self.model = model
@@ -28,11 +28,11 @@ class Gate:
         self._ran = directory / f"{model}.ran"
 
     def shut(self) -> None:
-        """Have calls wait from now on."""
+        """Hold calls from now on."""
         self._shut.touch()
 
     def open(self) -> None:
-        """Let them go."""
+        """Let the calls go on."""
         self._shut.unlink(missing_ok=True)
 
     @property
@@ -41,17 +41,17 @@ class Gate:
 
     @property
     def ran(self) -> list[str]:
-        """The names of the requests that the handler was called with, as they came."""
+        """Return the names of the requests that the handler got, in order."""
         return self._ran.read_text().split() if self._ran.exists() else []
 
     def note(self, names: list[str]) -> None:
-        """The handler was called, with a request or with a batch of them."""
+        """Record a call with one request or a batch of requests."""
         with self._ran.open("a") as file:
             file.write("".join(f"{name}\n" for name in names))
 
 
 class Held(Echo):
-    """Answers its input when the gate is open."""
+    """Answers with its input when the gate is open."""
 
     inputs = (("x", Datatype.BYTES, [-1]),)
 
@@ -67,7 +67,7 @@ class Held(Echo):
 
 
 class HeldAsync(Held):
-    """The same as a coroutine, which can be cancelled."""
+    """`Held` as a coroutine, which can be cancelled."""
 
     async def infer(  # type: ignore[override]
         self,
@@ -81,9 +81,9 @@ class HeldAsync(Held):
 
 
 class Census(Held):
-    """Answers what the server has: blocks of memory, and garbage that it had.
+    """Answers the server's memory blocks and the garbage just collected.
 
-    The one is Python's own count after a collection, the other what that has found.
+    Both are Python's own counts, the blocks after the collection.
     """
 
     def infer(
@@ -99,7 +99,7 @@ class Census(Held):
 
 
 def entered(payload: InferenceRequest, model: str) -> Gate:
-    """The model's gate, where every request of the call has been noted."""
+    """Record every request of a call and return the model's gate."""
     gate = Gate(Path(os.environ["LOAD_DIR"]), model)
     gate.note([element.decode() for element in payload.inputs[0].as_numpy().flat])
     return gate

@@ -10,7 +10,7 @@ from .gates import pass_gate
 
 
 class KServeDouble(kserve.Model):  # type: ignore[misc]  # kserve has no types
-    """A kserve.Model as its documents show one: V1 lists, V2 messages; y = 2x."""
+    """A kserve.Model as KServe's documents show one: V1 lists, V2 messages; y = 2x."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -33,7 +33,7 @@ class KServeDouble(kserve.Model):  # type: ignore[misc]  # kserve has no types
 
 
 class KServeGated(KServeDouble):
-    """A kserve.Model whose plain `predict` waits at the gate that it is asked for."""
+    """A kserve.Model whose plain `predict` waits at the gate that the request names."""
 
     def predict(
         self, payload: Any, headers: dict[str, str] | None = None
@@ -43,7 +43,7 @@ class KServeGated(KServeDouble):
 
 
 class KServeLoads(kserve.Model):  # type: ignore[misc]  # kserve has no types
-    """A kserve.Model that is ready when it was loaded, and may fail to be."""
+    """A kserve.Model whose load fails."""
 
     def load(self) -> bool:
         raise RuntimeError("no weights here")

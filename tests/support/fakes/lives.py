@@ -1,8 +1,8 @@
-"""Handlers whose lives the tests direct, served as `fakes.lives:Name`.
+"""Handlers whose lives the tests control, served as `fakes.lives:Name`.
 
-The directory named in LIFE_DIR holds the tests' wishes and what became of them; its
-files are named for the model: `<model>.fail`, `<model>.hold`, `<model>.ill` are wishes,
-`<model>.loading` and `<model>.unloaded` tell what was called.
+The directory named in LIFE_DIR holds orders of the tests and records of calls; its
+files are named for the model: `<model>.fail`, `<model>.hold` and `<model>.ill` are
+orders, `<model>.loading` and `<model>.unloaded` are records.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .gates import pass_gate
 
 
 def life(model: str, what: str) -> Path:
-    """The file of a wish or of an event."""
+    """Return the file of an order or of a record."""
     return Path(os.environ["LIFE_DIR"]) / f"{model}.{what}"
 
 
 class Fickle(Echo):
-    """Tells in its answers which instance it is, and how many of them there are.
+    """Answers the number of its instance and, for the id `count`, of living ones.
 
-    It does not load while `fail` is there, takes as long as `hold` is there, and adds a
-    line to `unloaded` when it is unloaded. A BYTES input names a gate to wait at.
+    Its load fails while `fail` exists and waits while `hold` exists; its unload adds a
+    line to `unloaded`. A BYTES input names a gate to wait at.
     """
 
     made = 0
@@ -74,7 +74,7 @@ class Fickle(Echo):
 
 
 class FickleAsync(Fickle):
-    """The same on an event loop of its own."""
+    """`Fickle` on its own event loop."""
 
     async def infer(  # type: ignore[override]
         self,
@@ -86,7 +86,7 @@ class FickleAsync(Fickle):
 
 
 class Moody(Fickle):
-    """Says that it is not ready while `ill` is there."""
+    """Reports that it is not ready while `ill` exists."""
 
     def model_ready(
         self, model_name: str, model_version: str | None = None

@@ -1,4 +1,4 @@
-"""Handlers that load late, or not at all, and that note their unload."""
+"""Handlers that load late or fail to load, and one that records its unload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SlowLoad(Echo):
 
 
 class LoadFalse(Echo):
-    """Says that it did not load."""
+    """Returns False from its load."""
 
     def model_load(self, model_name: str) -> bool:
         return False
@@ -34,18 +34,18 @@ class LoadRaises(Echo):
 
 
 class InitRaises(Echo):
-    """Raises when it is made."""
+    """Raises in its constructor."""
 
     def __init__(self) -> None:
         raise RuntimeError("cannot be made")
 
 
 class NoHandler:
-    """Is no handler."""
+    """A class that is no handler."""
 
 
 class NotHealthy(Echo):
-    """Loads, and then says that it is not ready."""
+    """Loads, and then reports that it is not ready."""
 
     def model_ready(
         self, model_name: str, model_version: str | None = None

@@ -1,4 +1,4 @@
-"""Handlers that log, as `fakes.logs:Name`."""
+"""Handlers that log, served as `fakes.logs:Name`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("their.module")
 
 
 class Logs(Echo):
-    """Logs as it loads and answers, fails for a first element of -1."""
+    """Logs when it loads, answers and unloads; a first element of -1 makes it fail."""
 
     def model_load(self, model_name: str) -> bool:
         log.info("reads a file")

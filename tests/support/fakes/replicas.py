@@ -1,7 +1,7 @@
-"""Handlers for replicas, served as `fakes.replicas:Name`; they do what a request says.
+"""Handlers for replicas that obey requests, served as `fakes.replicas:Name`.
 
-The directory named in REPLICA_DIR is what they and the tests share: `<model>.life` has
-a line for each load and unload, with the process.
+They and the tests share the directory named in REPLICA_DIR: `<model>.life` has a line
+for each load and unload, with the process.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .echo import Echo
 
 
 def shared(name: str) -> Path:
-    """A file that handlers and tests share."""
+    """Return a file that handlers and tests share."""
     return Path(os.environ["REPLICA_DIR"], name)
 
 
 class Obeys(Echo):
-    """A text is an order, and its outcome the answer; numbers come back."""
+    """Answers a text with the result of that order, and numbers with themselves."""
 
     inputs = (("x", Datatype.BYTES, [-1]),)
 
@@ -58,7 +58,7 @@ class Obeys(Echo):
         )
 
     def tell(self, name: str) -> str:
-        """The process, the Python that it runs, or the id of the request."""
+        """Return the process, its Python, or the id of the request."""
         known = {
             "process": str(os.getpid()),
             "python": sys.executable,
@@ -71,7 +71,7 @@ class Obeys(Echo):
         return seconds
 
     def hold(self, name: str) -> str:
-        """Tell by a file that the call has begun, and take a second for it."""
+        """Create a file when the call begins, and take a second."""
         shared(name).touch()
         time.sleep(1)
         return name
@@ -81,7 +81,7 @@ class Obeys(Echo):
         raise made("the handler's own words")
 
     def die(self, once: str = "") -> str:
-        """End the process; with a name only the first that is told so."""
+        """End the process; with a name, only the first call with it does so."""
         if not once or not shared(once).exists():
             if once:
                 shared(once).touch()
@@ -108,13 +108,13 @@ class Obeys(Echo):
 
 
 class Again(Obeys):
-    """The same, and it may be asked again."""
+    """`Obeys`, but marked as idempotent."""
 
     idempotent = True
 
 
 class Reuses(Obeys):
-    """Answers in the same memory each time, a little later."""
+    """Answers in the same memory each time."""
 
     memory = np.zeros(300_000, np.float32)
 
@@ -130,14 +130,14 @@ class Reuses(Obeys):
 
 
 class Flawed(Obeys):
-    """Does not load."""
+    """Fails to load."""
 
     def model_load(self, model_name: str) -> bool:
         raise OSError("no weights here")
 
 
 class Former(kserve.Model):  # type: ignore[misc]  # kserve has no types
-    """A `kserve.Model` for both protocols: doubles what it is given."""
+    """A `kserve.Model` for both protocols, which doubles its input."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

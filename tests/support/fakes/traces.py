@@ -1,7 +1,7 @@
 """Handlers for tracing, served as `fakes.traces:Name`; numbers come back.
 
-A handler that is traced makes a span of its own, `own`, where a request says so by its
-parameter `span`; what OpenTelemetry has as baggage it answers as a parameter.
+A traced handler makes a span `own` if the request's parameter `span` is set, and
+answers OpenTelemetry's baggage as parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("fakes.traces")
 
 
 class Modules(Echo):
-    """Answers which modules of OpenTelemetry are imported."""
+    """Answers the names of OpenTelemetry's imported modules."""
 
     def infer(
         self,
@@ -39,7 +39,7 @@ class Modules(Echo):
 
 
 class Traced(Echo):
-    """Logs, and has a span of its own; fails as a request says."""
+    """Logs in its own span, and fails if the request says so."""
 
     def infer(
         self,
@@ -55,7 +55,7 @@ class Traced(Echo):
 
 
 class Awaited(Echo):
-    """The same on an event loop."""
+    """`Traced` on an event loop."""
 
     async def infer(  # type: ignore[override]
         self,

@@ -36,13 +36,13 @@ class Pair(Echo):
 
 
 class Nothing(Echo):
-    """No input, for which V1 has no words."""
+    """No input, which V1 cannot express."""
 
     inputs = ()
 
 
 class Hexadecimal(Texts):
-    """Tells what the elements of its input are: text, or bytes in hexadecimal."""
+    """Answers its input's elements as text, or as bytes in hexadecimal."""
 
     def infer(
         self,
@@ -63,7 +63,7 @@ class Hexadecimal(Texts):
 
 
 class Outputs(Echo):
-    """Two outputs of a row for each instance: the sum, and a word for it."""
+    """Two outputs with a row for each instance: the sum, and a word for it."""
 
     def infer(
         self,
@@ -81,7 +81,7 @@ class Outputs(Echo):
 
 
 class Uneven(Echo):
-    """Two outputs that have no rows in common."""
+    """Two outputs with different numbers of rows."""
 
     def infer(
         self,

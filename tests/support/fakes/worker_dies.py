@@ -1,6 +1,6 @@
-"""A module that ends the second and later processes that import it, until told not to.
+"""A module that ends each process but the first that imports it, until `live` exists.
 
-Each import is a line in the file `starts` of the directory named in WORKER_DIR.
+Each import adds a line to the file `starts` of the directory named in WORKER_DIR.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Handlers that tell which worker they are in, served as `fakes.workers:Name`.
+"""Handlers whose answers name their worker, served as `fakes.workers:Name`.
 
-The directory named in WORKER_DIR is what they and the tests share.
+They and the tests share the directory named in WORKER_DIR.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .echo import Echo, wait_while
 
 
 def shared(name: str) -> Path:
-    """A file that all workers and the test see."""
+    """Return a file that all workers and the test share."""
     return Path(os.environ["WORKER_DIR"]) / name
 
 
 class Pid(Echo):
-    """Answers the id of its process; has what no process can hand to another.
+    """Answers its process id; holds a lock and a thread, which cannot be passed on.
 
-    It takes a lock and asks a thread of its own. It does not load in the process with
+    Each answer takes the lock and asks the thread. The load fails in the process with
     the id in `<model>.broken`.
     """
 
@@ -55,12 +55,12 @@ class Pid(Echo):
             self.asked.set()
             self.answered.wait()
             self.answered.clear()
-        time.sleep(0.002)  # as long as something takes that can be cut off
+        time.sleep(0.002)  # long enough to be cut off
         return pid(model_name)
 
 
 class Environment(Pid):
-    """Answers the variables of its process whose names begin with `OIP_`."""
+    """Answers the names of its process's variables that begin with `OIP_`."""
 
     def infer(
         self,
@@ -75,7 +75,7 @@ class Environment(Pid):
 
 
 class SecondWaits(Pid):
-    """Loads at once in the first process that tries; in others, when `go` exists."""
+    """Loads at once in the first process that tries, and in others once `go` exists."""
 
     def model_load(self, model_name: str) -> bool:
         try:
@@ -86,6 +86,6 @@ class SecondWaits(Pid):
 
 
 def pid(model: str) -> InferenceResponse:
-    """An answer with the id of this process."""
+    """Return an answer with the id of this process."""
     output = ResponseOutput.from_numpy("pid", np.array([os.getpid()], np.int64))
     return InferenceResponse(model_name=model, outputs=[output])
