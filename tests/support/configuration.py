@@ -33,8 +33,7 @@ class Levels:
     def properties(
         self, content: Mapping[str, str], layer: str = "KRAUSENING_BASE"
     ) -> Path:
-        """Write the file of a Krausening layer, set its variable and return the file.
-        """
+        """Write a Krausening layer's file, set its variable and return the file."""
         directory = self.directory / layer.lower()
         directory.mkdir(exist_ok=True)
         file = directory / "oip.properties"

@@ -152,7 +152,7 @@ def refused(way: str, reason: str) -> Series:
 def test_an_inference_is_counted_once(
     host: Server, way: str, model: str, outcome: str
 ) -> None:
-    """An inference changes one count: that of its model, protocol and outcome."""
+    """An inference changes one count only: of its model, protocol and outcome."""
     before = scraped(host)
     if model == "kserve" and way == "v1":
         v1(host, model, {"instances": [1]})

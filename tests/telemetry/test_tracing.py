@@ -561,7 +561,10 @@ def test_shutdown_exports_the_last_spans(serve: Serve) -> None:
 def test_failing_collector_does_not_disturb_the_host(
     serve: Serve, trouble: str
 ) -> None:
-    """Requests are answered, the log has few lines, and the host ends with code 0."""
+    """Requests are answered, the log has few lines, and the host ends with code 0.
+
+    With a silent collector the shutdown gives up exporting.
+    """
     status = {"silent": None, "refuses": 404}.get(trouble, 200)
     with Collector(status) as collector:
         env = {**collector.env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}

@@ -116,7 +116,7 @@ def test_address_and_models_are_logged_once(pair: Server) -> None:
 
 
 def test_worker_environment_does_not_reach_handlers(pair: Server) -> None:
-    """The variable that makes a process a worker is gone from the environment."""
+    """The variable that makes a process a worker is gone from its environment."""
     answer = infer_rest(pair, "environment", ONE).document
     assert {"names": "OIP_DRAIN_DELAY_S"} == answer["parameters"]
     assert "no such option" not in pair.log
@@ -328,7 +328,7 @@ async def ask_grpc(server: Server, stop: asyncio.Event) -> Told:
 
 
 async def test_dying_worker_fails_only_its_own_requests(pair: Server) -> None:
-    """Under load a client fails at most once, and only if the dead worker answered it.
+    """Under load a client fails at most once, and only at the worker that died.
 
     All other requests are answered, and later the replacement answers some too.
     """
