@@ -1,4 +1,4 @@
-"""The rules for a handler's answer, by whichever carrier it is sent."""
+"""The rules for a handler's answer, whichever protocol sends it."""
 
 from __future__ import annotations
 

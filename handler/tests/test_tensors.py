@@ -737,7 +737,7 @@ def test_shape_is_valid(shape: list[int], data: Any, valid: bool) -> None:
 
 
 def test_validate_shape_checks_the_nesting() -> None:
-    """As many elements in another nesting are another tensor."""
+    """The same number of elements in another nesting is a mismatch."""
     with pytest.raises(ValueError, match=r"declared \[4, 1\], found \[2, 2\]"):
         validate_shape([4, 1], [[1, 2], [3, 4]])
 

@@ -172,7 +172,7 @@ def _replicated(arguments: Sequence[str]) -> list[str]:
 def run(
     *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends by itself."""
+    """Run a command and wait for its end."""
     return subprocess.run(
         arguments,
         env=clean_environment(env),
@@ -185,5 +185,5 @@ def run(
 
 
 def oip_host(*arguments: str, env: Mapping[str, str] | None = None) -> Any:
-    """Run an `oip-host …` command that ends by itself."""
+    """Run an `oip-host …` command and wait for its end."""
     return run(COMMAND, *arguments, env=env)

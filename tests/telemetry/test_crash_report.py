@@ -63,7 +63,7 @@ class Stacks:
 
 
 class StacksAsync(Stacks):
-    """As `Stacks`, with every method in an event loop."""
+    """`Stacks` with every method in an event loop."""
 
     async def infer(self, *args: Any) -> Any:
         return Stacks.infer(self, *args)

@@ -499,7 +499,7 @@ def test_missing_extra_is_a_fault(tmp_path: Path) -> None:
 def test_wrong_variables_are_faults(
     monkeypatch: pytest.MonkeyPatch, env: dict[str, str], faults: list[str]
 ) -> None:
-    """With tracing on, a fault has the variable, the value found and the expected."""
+    """With tracing on, a fault has the variable, its value and the expected values."""
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert faults == otel.find_faults(Settings(oip_tracing=True))

@@ -43,7 +43,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Process:
-    """A registry of its own with one metric of each kind that counts."""
+    """A separate registry with one metric of each kind that counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
