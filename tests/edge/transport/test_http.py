@@ -1,4 +1,4 @@
-"""What is no HTTP, or no valid HTTP, is refused like any other wrong request."""
+"""Bytes that are not valid HTTP are refused like any other wrong request."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ def host() -> Iterator[Server]:
     ],
     ids=["bytes", "version", "length", "length and chunks", "http2"],
 )
-def test_what_is_no_http_is_an_error_like_any_other(
-    host: Server, rubbish: bytes
-) -> None:
-    """The answer is a 400 with the one error form, and the connection is closed."""
+def test_invalid_http_is_a_400(host: Server, rubbish: bytes) -> None:
+    """Invalid HTTP gets a 400 in the usual error form, and the connection closes."""
     with socket.create_connection(("127.0.0.1", host.http_port), timeout=30) as client:
         client.sendall(rubbish)
         answer = b""

@@ -1,4 +1,4 @@
-"""What a client may take: connections, sizes and time, on both protocols.
+"""Limits on clients: connections, sizes and time, on both protocols.
 
 Over REST the client is a socket here, for no library is as slow as it has to be.
 """
@@ -79,7 +79,7 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """One connection over REST, of which every byte is sent by hand."""
+    """A REST connection on which the test sends every byte itself."""
 
     def __init__(self, server: Server, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
@@ -110,7 +110,7 @@ class Client:
         return self
 
     def trickle(self, part: bytes = b"x") -> Client:
-        """Send a part over and over, slowly, until the server says something."""
+        """Send a part repeatedly and slowly until the server answers."""
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while not select.select([self.socket], [], [], 0.05)[0]:
             self.socket.sendall(part)
@@ -120,7 +120,7 @@ class Client:
         return self._file.readline().rstrip(b"\r\n")
 
     def answer(self) -> Answer:
-        """The next response."""
+        """Read the next response."""
         status = self.line().split(b" ")
         assert status[0] == b"HTTP/1.1", status
         lines = iter(self.line, b"")
@@ -129,7 +129,7 @@ class Client:
         return Answer(int(status[1]), headers, body)
 
     def rest(self) -> bytes:
-        """What comes until the server closes the connection.
+        """Return what comes until the server closes the connection.
 
         Where the last thing sent was not read any more the system calls it a reset.
         """
@@ -149,7 +149,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Server]:
-    """A server with one model that waits for nobody, and takes little."""
+    """A server with one model, short time limits and small size limits."""
     arguments = (f"--max_header_bytes={HEAD_BYTES}", f"--max_body_bytes={BODY_BYTES}")
     with Server("--handlers=echo=fakes:Echo", *SMALL, *arguments) as server:
         yield server.wait_until_ready()
@@ -170,7 +170,7 @@ def gates(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gated(serve: Serve, gates: Path) -> Server:
-    """A server whose model answers when a test says so."""
+    """A server whose model answers when the test allows it."""
     server = serve("--handlers=gated=fakes:Gated", *SMALL, env={"GATE_DIR": str(gates)})
     return server.wait_until_ready()
 
@@ -193,8 +193,8 @@ def held(name: str) -> bytes:
         ("--body_timeout_s=inf", "expected a finite number"),
     ],
 )
-def test_a_limit_that_is_none_is_refused(argument: str, expected: str) -> None:
-    """Nobody can be served within nothing, and every limit is some number."""
+def test_invalid_limits_are_refused(argument: str, expected: str) -> None:
+    """A limit has to be a number that lets some request through."""
     name, _, value = argument.partition("=")
     assert read([argument], {})[1] == [f"{name}: found {value!r}, {expected}"]
 
@@ -202,8 +202,8 @@ def test_a_limit_that_is_none_is_refused(argument: str, expected: str) -> None:
 # -- time ---------------------------------------------------------------------
 
 
-def test_a_head_that_does_not_come_in_time_is_refused(clients: Connect) -> None:
-    """Without the whole head in time: 408 in the one form, and the connection ends.
+def test_late_head_is_refused(clients: Connect) -> None:
+    """A head that is not complete in time gets a 408, and the connection ends.
 
     Byte by byte it gets no more time, neither the first nor a later one.
     """
@@ -227,8 +227,8 @@ def test_a_head_that_does_not_come_in_time_is_refused(clients: Connect) -> None:
     assert in_time(refusal, cases) == dict.fromkeys(cases, LATE_HEAD)
 
 
-def test_a_body_that_does_not_come_in_time_is_refused(clients: Connect) -> None:
-    """Without the whole body in time: 408 in the one form, and the connection ends."""
+def test_late_body_is_refused(clients: Connect) -> None:
+    """A body that is not complete in time gets a 408, and the connection ends."""
     cases = {
         "nothing": (LENGTH + b"\r\n", b""),
         "bytes": (b"content-length: 100000\r\n\r\n", b" "),
@@ -245,7 +245,7 @@ def test_a_body_that_does_not_come_in_time_is_refused(clients: Connect) -> None:
 
 
 def in_time(refusal: Callable[..., str], cases: dict[str, Any]) -> dict[str, str]:
-    """What each case is refused with, all at the same time, after about a second."""
+    """Expect each case's refusal, all at the same time, after about a second."""
     began = time.monotonic()
     with ThreadPoolExecutor(len(cases)) as pool:
         refusals = list(pool.map(lambda case: refusal(*case), cases.values()))
@@ -253,10 +253,10 @@ def in_time(refusal: Callable[..., str], cases: dict[str, Any]) -> dict[str, str
     return dict(zip(cases, refusals, strict=True))
 
 
-def test_whoever_is_told_to_continue_has_as_much_time(
+def test_body_after_100_continue_has_the_same_time(
     clients: Connect,
 ) -> None:
-    """After `100 Continue` too, a body has to come, and is taken when it does."""
+    """A body after `100 Continue` has the same time limit, and is accepted in time."""
     head = INFER + LENGTH + b"expect: 100-continue\r\n\r\n"
     prompt, late = clients().send(head), clients().send(head)
     for client in (prompt, late):
@@ -268,14 +268,14 @@ def test_whoever_is_told_to_continue_has_as_much_time(
 def test_early_answer_closes_connection_without_408(
     clients: Connect,
 ) -> None:
-    """An early answer stands alone: where the body never comes no 408 follows it."""
+    """After an early answer no 408 follows, even where the body never comes."""
     client = clients().send(INFER.replace(b"echo", b"nobody") + LENGTH + b"\r\n")
     assert client.answer().status == 404
     assert client.rest() == b""
 
 
 def test_slow_clients_do_not_hold_up_others(host: Server, clients: Connect) -> None:
-    """Every slow request gets 408, and every other one is answered meanwhile."""
+    """Slow requests get a 408, and all others are answered meanwhile."""
     slow = 40
     silent = [clients().send(INFER + LENGTH + b"\r\n{") for _ in range(slow)]
     silent += [clients().send(LIVE[:20]) for _ in range(slow)]
@@ -292,8 +292,10 @@ def test_slow_clients_do_not_hold_up_others(host: Server, clients: Connect) -> N
     wait_for(lambda: f" refused: 408 {LATE_BODY}" in host.log, "a line of the log")
 
 
-def test_a_handler_may_take_longer_than_a_sender(gated: Server, gates: Path) -> None:
-    """The time of the server itself is no client's fault, nor counted for the next.
+def test_handler_time_does_not_count_as_sending_time(
+    gated: Server, gates: Path
+) -> None:
+    """The time of a handler counts neither for its request nor for the next one.
 
     A request is in work for longer than a head and a body may take, and a part of the
     next one is there all the time. It is complete after the first answer.
@@ -309,13 +311,13 @@ def test_a_handler_may_take_longer_than_a_sender(gated: Server, gates: Path) -> 
 
 
 def wait_for_a_late_head(server: Server) -> None:
-    """Wait as long as a head has: whatever began before is late by then."""
+    """Wait for the time limit of a head: any head begun before is late by then."""
     with Client(server) as client:
         assert client.refusal(408) == LATE_HEAD
 
 
-def test_requests_may_come_at_once(gated: Server, gates: Path) -> None:
-    """Pipelined requests are answered in order, and wait for each other at no cost."""
+def test_pipelined_requests_are_answered_in_order(gated: Server, gates: Path) -> None:
+    """Pipelined requests are answered in order; waiting costs them no time."""
     with Client(gated) as client:
         client.send(held("a") + LIVE + held("b") + LIVE)
         wait_for((gates / "a.started").exists, "the call")
@@ -332,18 +334,16 @@ def test_requests_may_come_at_once(gated: Server, gates: Path) -> None:
 
 @needs_keep_alive
 @pytest.mark.parametrize("stray", [b"", b"\r\n"], ids=["nothing", "an empty line"])
-def test_an_idle_connection_is_closed_without_a_word(
-    serve: Serve, stray: bytes
-) -> None:
-    """Between two requests a client has KServe's own time, and no 408 at its end."""
+def test_idle_connection_is_closed_silently(serve: Serve, stray: bytes) -> None:
+    """An idle connection has KServe's keep-alive time and ends without a 408."""
     server = serve("--handlers=echo=fakes:Echo", "--timeout-keep-alive=1")
     with Client(server) as client:
         assert client.send(LIVE).answer().status == 200
         assert client.send(stray).rest() == b""
 
 
-def test_a_client_that_does_not_read_is_let_go(serve: Serve) -> None:
-    """An answer that nobody takes holds its connection only for a while."""
+def test_client_that_does_not_read_is_disconnected(serve: Serve) -> None:
+    """An answer that nobody reads holds its connection only for a while."""
     server = serve(
         "--handlers=echo=fakes:Echo",
         *("--max_connections=1", "--body_timeout_s=4"),
@@ -402,19 +402,17 @@ def test_a_head_may_have_its_whole_size(clients: Connect, at_once: bool) -> None
     ],
     ids=["value", "headers", "path", "empty lines", "trailers", "extensions"],
 )
-def test_a_head_without_an_end_is_refused(
+def test_endless_head_is_refused(
     host: Server, clients: Connect, start: bytes, part: bytes
 ) -> None:
-    """What is no body is bounded, though no single read of it is large."""
+    """Everything before a body is bounded, even where each single read is small."""
     assert clients().send(start).trickle(part).refusal(431) == LARGE_HEAD
     assert host.get("/v2/health/live").status_code == 200
 
 
 @pytest.mark.parametrize("sent", ["at once", "in two", "without its body"])
-def test_whoever_sends_too_large_a_head_learns_of_it(
-    clients: Connect, sent: str
-) -> None:
-    """The refusal reaches a client that goes on sending, and nothing was run."""
+def test_sender_of_a_large_head_gets_the_refusal(clients: Connect, sent: str) -> None:
+    """The refusal reaches a client that goes on sending, and no request is run."""
     x = b"x: " + b"y" * HEAD_BYTES + b"\r\n\r\n"
     expect = b"expect: 100-continue\r\n" if sent == "without its body" else b""
     head, body = INFER + b"content-length: 500000\r\n" + expect + x, b" " * 500000
@@ -428,8 +426,8 @@ def test_whoever_sends_too_large_a_head_learns_of_it(
     assert client.refusal(431) == LARGE_HEAD
 
 
-def test_a_chunk_is_no_header(clients: Connect) -> None:
-    """A body in one large chunk, in small ones, and with trailers, is taken."""
+def test_chunks_do_not_count_as_headers(clients: Connect) -> None:
+    """A body in one large chunk, in small chunks or with trailers is accepted."""
     padding = BODY + b" " * 4 * HEAD_BYTES
     whole = b"%x\r\n%b\r\n0\r\n\r\n" % (len(padding), padding)
     small = b"".join(b"1\r\n%c\r\n" % byte for byte in padding) + b"0\r\nx: y\r\n\r\n"
@@ -444,7 +442,7 @@ def test_a_chunk_is_no_header(clients: Connect) -> None:
 
 @pytest.fixture
 def full(serve: Serve) -> Iterator[tuple[Server, list[Client]]]:
-    """A server of three connections, all of them taken by clients that keep theirs."""
+    """A server of three connections, all of them taken by clients."""
     server = serve("--handlers=echo=fakes:Echo", "--max_connections=3")
     server.wait_until_ready()
     with ExitStack() as stack:
@@ -456,7 +454,7 @@ def full(serve: Serve) -> Iterator[tuple[Server, list[Client]]]:
 
 
 def test_one_connection_too_many_is_refused(full: tuple[Server, list[Client]]) -> None:
-    """Beyond the limit: 503 at once with Retry-After; those that are there go on."""
+    """A connection over the limit gets a 503 with Retry-After; the others go on."""
     server, clients = full
     body = b"content-length: 500000\r\n\r\n" + b" " * 500000
     for asked in (b"GET /v2/models HTTP/1.1\r\nhost: x\r\n\r\n", INFER + body):
@@ -474,10 +472,10 @@ def test_one_connection_too_many_is_refused(full: tuple[Server, list[Client]]) -
 @pytest.mark.parametrize(
     "path", ["/v2/health/live", "/v2/health/ready", "/v2/models/echo/ready", "/metrics"]
 )
-def test_probes_pass_where_the_server_is_full(
+def test_probes_work_on_a_full_server(
     full: tuple[Server, list[Client]], path: str
 ) -> None:
-    """Whether the server is well can be seen when clients hold all connections."""
+    """Health can be read while clients hold all connections."""
     server, _ = full
     with Client(server) as client:
         client.send(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path.encode())
@@ -485,8 +483,8 @@ def test_probes_pass_where_the_server_is_full(
         assert client.rest() == b""
 
 
-def test_a_place_that_is_free_again_is_given(full: tuple[Server, list[Client]]) -> None:
-    """When one leaves, the next stays; it may have come while there was no place."""
+def test_freed_connection_is_reused(full: tuple[Server, list[Client]]) -> None:
+    """When a client leaves, the next may stay, even if it came while all were taken."""
     server, clients = full
     with Client(server) as early:
         clients.pop().close()
@@ -503,7 +501,7 @@ def test_a_place_that_is_free_again_is_given(full: tuple[Server, list[Client]]) 
 def test_silent_connections_beyond_the_limit_do_not_stay(
     full: tuple[Server, list[Client]],
 ) -> None:
-    """Beyond a reserve a connection is refused without a word, and in it soon."""
+    """Beyond a reserve a connection is closed without an answer; in it, soon."""
     server, _ = full
     with ExitStack() as stack:
         extra = [stack.enter_context(Client(server)) for _ in range(RESERVE + 5)]
@@ -530,14 +528,14 @@ UPGRADE = (
     ids=["length", "chunked"],
 )
 @pytest.mark.parametrize("cut", [0, 10, -1], ids=["apart", "begun", "all but one"])
-def test_a_request_for_another_protocol_is_answered_in_this_one(
+def test_upgrade_request_is_answered_in_http_1(
     clients: Connect,
     protocol: bytes,
     framing: bytes,
     body: bytes,
     cut: int,
 ) -> None:
-    """As HTTP has it, an upgrade is passed over, and the body is read all the same."""
+    """An upgrade is ignored, as HTTP allows, and the body is still read."""
     client = clients()
     for _ in range(2):
         client.send(INFER + UPGRADE % protocol + framing + b"\r\n" + body[:cut])
@@ -552,7 +550,7 @@ def test_a_request_for_another_protocol_is_answered_in_this_one(
 
 
 def test_a_body_after_an_upgrade_has_its_limits(clients: Connect) -> None:
-    """It has to come in time, in chunks that are some, and no more than it says."""
+    """It has to come in time, in valid chunks, and not exceed its stated length."""
     head = INFER + UPGRADE % b"h2c"
     assert clients().send(head + LENGTH + b"\r\n").refusal(408) == LATE_BODY
     wrong = clients().send(head + CHUNKED + b"\r\nzz\r\n")
@@ -562,9 +560,7 @@ def test_a_body_after_an_upgrade_has_its_limits(clients: Connect) -> None:
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"], ids=str)
-def test_a_body_where_none_is_due_is_passed_over(
-    clients: Connect, method: bytes
-) -> None:
+def test_unexpected_body_is_skipped(clients: Connect, method: bytes) -> None:
     """A GET or HEAD with a body is answered, and so is the next request."""
     client = clients()
     client.send(method + LIVE[3:-2] + LENGTH + b"\r\n", BODY)
@@ -589,8 +585,8 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/answers", b"/waits"], ids=str)
-async def test_an_application_is_told_that_its_client_left(path: bytes) -> None:
-    """What it put in the scope is called once, unless its answer was complete."""
+async def test_application_learns_that_its_client_left(path: bytes) -> None:
+    """The callback in the scope is called once, unless the answer was complete."""
     left: list[str] = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -632,7 +628,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
 
 def raw(size: int) -> Any:
-    """A request with one input of as many bytes."""
+    """A request with one input of the given number of bytes."""
     wire = message("ModelInferRequest")(
         model_name="echo", raw_input_contents=[bytes(size)]
     )
@@ -641,7 +637,7 @@ def raw(size: int) -> Any:
 
 
 def infer_raw(server: Server, size: int, **options: Any) -> str:
-    """The status of an inference of as many bytes, by a client without limits."""
+    """Return the status of an inference of so many bytes, from an unlimited client."""
     unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
     with grpc.insecure_channel(server.grpc_address, unlimited) as channel:
         call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
@@ -660,16 +656,16 @@ def infer_raw(server: Server, size: int, **options: Any) -> str:
 @pytest.mark.parametrize(
     "compression", [None, grpc.Compression.Gzip], ids=["plain", "gzip"]
 )
-def test_a_message_has_the_limit_of_a_body(host: Server, compression: Any) -> None:
-    """gRPC takes as much as REST does, and no more, also after decompression."""
+def test_grpc_messages_have_the_limit_of_a_body(host: Server, compression: Any) -> None:
+    """gRPC accepts as much as REST and no more, also after decompression."""
     fits, too_large = BODY_BYTES - 100, BODY_BYTES
     assert infer_raw(host, fits, compression=compression) == "OK"
     status = infer_raw(host, too_large, compression=compression)
     assert status == "RESOURCE_EXHAUSTED"
 
 
-def test_a_large_body_passes_by_both_protocols(serve: Serve) -> None:
-    """What is beyond the limits that KServe has by itself, but not the host's."""
+def test_large_body_passes_on_both_protocols(serve: Serve) -> None:
+    """A body over KServe's default limits and under the host's is accepted."""
     server = serve("--handlers=echo=fakes:Echo").wait_until_ready()
     size = 10_000_000
     assert infer_raw(server, size) == "OK"
@@ -686,10 +682,10 @@ def test_a_large_body_passes_by_both_protocols(serve: Serve) -> None:
     ],
     ids=["request", "its default", "answer"],
 )
-def test_kserves_arguments_go_first(
+def test_kserve_arguments_take_precedence(
     serve: Serve, argument: str, fits: int, too_large: int
 ) -> None:
-    """A limit of gRPC that is given holds, also where it is KServe's own default."""
+    """A given gRPC limit holds, even where it equals KServe's own default."""
     server = serve("--handlers=echo=fakes:Echo", "--max_body_bytes=1000000", argument)
     server.wait_until_ready()
     assert infer_raw(server, fits) == "OK"
@@ -697,7 +693,7 @@ def test_kserves_arguments_go_first(
 
 
 def test_metadata_have_the_limit_of_a_head(host: Server) -> None:
-    """More metadata than `max_header_bytes` are refused, always and not by chance."""
+    """Metadata over `max_header_bytes` are always refused, never only sometimes."""
 
     def ask(size: int) -> str:
         return infer_raw(host, 1, metadata=[("x", "y" * size)])
@@ -721,8 +717,8 @@ def live(channel: grpc.Channel) -> str:
     return "OK"
 
 
-def test_grpc_takes_as_many_connections(serve: Serve) -> None:
-    """One connection too many is refused by gRPC too, until another leaves."""
+def test_grpc_has_the_same_connection_limit(serve: Serve) -> None:
+    """gRPC too refuses a connection over the limit, until another client leaves."""
     server = serve("--handlers=echo=fakes:Echo", "--max_connections=1")
     with connected(server) as other:
         with connected(server) as first:
@@ -765,8 +761,8 @@ def test_calls_beyond_the_limit_of_a_connection_wait(serve: Serve, gates: Path) 
 
 
 @pytest.mark.parametrize("said", [b"", PREFACE[:10], PREFACE[:24]], ids=len)
-def test_a_connection_that_never_speaks_grpc_ends(host: Server, said: bytes) -> None:
-    """Who does not begin as HTTP/2 has it gets no more time than for a head."""
+def test_connection_without_grpc_ends(host: Server, said: bytes) -> None:
+    """A client that does not begin HTTP/2 has only as much time as for a head."""
     with socket.create_connection(("127.0.0.1", host.grpc_port), timeout=30) as client:
         client.sendall(said)
         while client.recv(4096):
@@ -774,8 +770,8 @@ def test_a_connection_that_never_speaks_grpc_ends(host: Server, said: bytes) -> 
 
 
 @needs_keep_alive
-def test_an_idle_grpc_connection_ends_and_its_client_goes_on(serve: Serve) -> None:
-    """Without a call it stays open as one of REST does; the next call comes through."""
+def test_client_of_an_idle_grpc_connection_goes_on(serve: Serve) -> None:
+    """An idle connection stays open as long as in REST; the next call succeeds."""
     server = serve("--handlers=echo=fakes:Echo", "--timeout-keep-alive=1")
     with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=30) as idle:
         idle.sendall(PREFACE)

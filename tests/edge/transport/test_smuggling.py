@@ -44,7 +44,7 @@ def host() -> Iterator[Server]:
 
 
 def said(host: Server, sent: bytes) -> bytes:
-    """All that the server says to one connection until it closes it."""
+    """Return all that the server sends on one connection until it closes it."""
     with socket.create_connection(("127.0.0.1", host.http_port), timeout=30) as client:
         client.sendall(sent)
         parts = []
@@ -160,7 +160,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED, ids=str)
 def test_ambiguous_request_ends_the_connection(host: Server, case: str) -> None:
-    """One error in the one form ends the connection, whatever follows on it."""
+    """An ambiguous request gets one error and ends its connection."""
     sent, status, text = REFUSED[case]
     answer = said(host, sent + LIVE + HOST + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer
@@ -197,8 +197,8 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("case", TAKEN, ids=str)
-def test_what_is_clear_is_one_request(host: Server, case: str) -> None:
-    """No path is made another, and no trailer or odd name becomes a header."""
+def test_unambiguous_request_is_read_once(host: Server, case: str) -> None:
+    """No path is rewritten, and no trailer or odd name becomes a header."""
     sent, status = TAKEN[case]
     answer = said(host, sent)
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer
@@ -206,14 +206,14 @@ def test_what_is_clear_is_one_request(host: Server, case: str) -> None:
 
 
 def test_nothing_is_answered_after_the_last_request(host: Server) -> None:
-    """That is the one with `Connection: close`, and it has its own answer."""
+    """A request with `Connection: close` is answered, and nothing after it."""
     answer = said(host, get(b"/v2", HOST + LAST) + LIVE + HOST + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 200 "), answer
     assert answer.count(b"\r\n\r\n") == 1  # one head, and so one answer
 
 
-def test_an_answer_says_no_more_than_it_should(host: Server) -> None:
-    """Every answer says not to guess at its type, and none what software wrote it."""
+def test_answer_headers_hide_the_server(host: Server) -> None:
+    """Every answer forbids guessing its type, and none names the software."""
     for path in ("/v2", "/nowhere", "/metrics", "/v1/models"):
         headers = host.get(path).headers
         assert headers["x-content-type-options"] == "nosniff", path
@@ -227,7 +227,7 @@ LIMIT = 1 << 20
 
 
 def bombs() -> dict[str, tuple[str, bytes]]:
-    """Small bodies that are large when they are expanded, or take long."""
+    """Small bodies that are large when expanded, or slow to expand."""
     zeros = bytes(64 << 20)
     return {
         "one member": ("gzip", gzip.compress(zeros)),
@@ -237,15 +237,15 @@ def bombs() -> dict[str, tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("case", ["one member", "many members", "deflate"])
-def test_a_bomb_is_given_up_at_the_limit(case: str) -> None:
-    """No more is expanded than the limit and one byte, whatever there is."""
+def test_bomb_is_expanded_only_to_the_limit(case: str) -> None:
+    """At most one byte over the limit is expanded, however much there is."""
     encoding, body = bombs()[case]
     with pytest.raises(PayloadTooLarge):
         compression.decompress(body, encoding, LIMIT)
 
 
-def test_members_that_are_empty_are_counted() -> None:
-    """Nothing expands, but each takes time: there are no more than some thousands."""
+def test_empty_members_are_counted() -> None:
+    """Empty members expand to nothing but cost time, so their number is limited."""
     empty = gzip.compress(b"")
     assert compression.decompress(empty * 9999 + gzip.compress(b"x"), "gzip", 1) == b"x"
     began = time.thread_time()
@@ -254,7 +254,7 @@ def test_members_that_are_empty_are_counted() -> None:
     assert time.thread_time() - began < 30  # hours, where each copies what follows it
 
 
-def test_a_body_of_several_members_and_blocks_is_whole() -> None:
+def test_members_and_blocks_make_one_body() -> None:
     """Where a member ends within a block, the next one begins there."""
     parts = [os.urandom(n) for n in (1, 300_000, 0, 262_144, 5)]
     body = b"".join(map(gzip.compress, parts))
@@ -264,14 +264,14 @@ def test_a_body_of_several_members_and_blocks_is_whole() -> None:
 
 
 def most_bytes(server: Server) -> int:
-    """The most memory that the process has ever had."""
+    """Return the peak memory of the process."""
     with open(f"/proc/{server.process.pid}/status") as status:
         (line,) = [line for line in status if line.startswith("VmHWM")]
     return 1024 * int(line.split()[1])
 
 
-def test_a_bomb_takes_no_more_memory_than_the_limit(host: Server) -> None:
-    """Both protocols refuse it, and have not grown by what the bomb holds."""
+def test_bomb_memory_is_limited(host: Server) -> None:
+    """Both protocols refuse a bomb, and memory does not grow by its content."""
     size = 16 * BODY_BYTES
     before = most_bytes(host)
     bomb = zlib.compress(bytes(size), 1)

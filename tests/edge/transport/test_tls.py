@@ -43,7 +43,7 @@ ECHO = "--handlers=echo=fakes:Echo"
 
 
 def arguments(files: tuple[Path, Path], **more: Path) -> list[str]:
-    """The options for a certificate and its key, and more of them."""
+    """Return the options for a certificate and its key, and any others."""
     both = dict(zip(("cert_file", "key_file"), files, strict=True))
     return [f"--tls_{name}={path}" for name, path in {**both, **more}.items()]
 
@@ -51,7 +51,7 @@ def arguments(files: tuple[Path, Path], **more: Path) -> list[str]:
 def rest_context(
     ca: bytes, client: Pair | None = None, directory: Path | None = None
 ) -> ssl.SSLContext:
-    """How a client of REST trusts an authority, and shows a certificate of its own."""
+    """Return a REST client's TLS context, which may have a client certificate."""
     context = ssl.create_default_context(cadata=ca.decode())
     if client is not None:
         assert directory is not None
@@ -60,7 +60,7 @@ def rest_context(
 
 
 def channel(server: Server, ca: bytes, client: Pair | None = None) -> grpc.Channel:
-    """A gRPC client with a connection of its own."""
+    """A gRPC channel with its own connection."""
     pair = (client.key_pem, client.pem) if client else (None, None)
     credentials = grpc.ssl_channel_credentials(ca, *pair)
     own = [("grpc.use_local_subchannel_pool", 1)]
@@ -68,7 +68,7 @@ def channel(server: Server, ca: bytes, client: Pair | None = None) -> grpc.Chann
 
 
 def grpc_live(connected: grpc.Channel) -> str:
-    """The status of a call."""
+    """Return the status of a call."""
     try:
         answer = connected.unary_unary(LIVE)(b"", timeout=30)
     except grpc.RpcError as error:
@@ -78,7 +78,7 @@ def grpc_live(connected: grpc.Channel) -> str:
 
 
 def serials(server: Server) -> set[int]:
-    """Those of the certificates that new connections are shown, by each protocol."""
+    """Return the serials of the certificates on new connections, by protocol."""
     shown = [
         ssl.get_server_certificate(("127.0.0.1", port))
         for port in (server.http_port, server.grpc_port)
@@ -106,7 +106,7 @@ class Connection:
 
 @pytest.mark.parametrize("prefix", ["tls_", "ssl_"], ids=["own", "kserve"])
 def test_both_protocols_speak_tls(serve: Serve, tmp_path: Path, prefix: str) -> None:
-    """With a certificate neither protocol answers in clear, and both answer by TLS."""
+    """With a certificate both protocols answer by TLS and neither in clear text."""
     if prefix == "ssl_" and "--ssl_certfile" not in OPTIONS:
         pytest.skip("this kserve has no certificate options")
     authority = Authority()
@@ -198,10 +198,10 @@ CERT, KEY, CA = (f"oip_tls_{n}_file" for n in ("cert", "key", "client_ca"))
     ],
     ids=lambda case: "-".join(case) if isinstance(case, tuple) else "",
 )  # fmt: skip
-def test_what_is_wrong_with_the_files_is_told(
+def test_faulty_files_are_reported(
     tmp_path: Path, named: tuple[str, str, str], expected: list[str]
 ) -> None:
-    """A line for each fault says which file it is, and what should be in it."""
+    """Each fault has a line that names the file and what it should contain."""
     files = files_with_faults(tmp_path)
     given = {
         option: str(files[name])
@@ -212,8 +212,8 @@ def test_what_is_wrong_with_the_files_is_told(
     assert sorted(f.replace(f"{tmp_path}/", "") for f in found) == sorted(expected)
 
 
-def test_half_a_pair_is_not_completed_by_kserves(tmp_path: Path) -> None:
-    """A certificate of one and a key of the other are nobody's intention."""
+def test_half_a_pair_is_not_completed_from_kserve(tmp_path: Path) -> None:
+    """A certificate and a key from different option sets are not combined."""
     files = files_with_faults(tmp_path)
     kserves = Namespace(ssl_certfile=str(files["crt"]), ssl_keyfile=str(files["key"]))
     assert certificates.find_faults(Settings(), kserves) == []
@@ -222,7 +222,7 @@ def test_half_a_pair_is_not_completed_by_kserves(tmp_path: Path) -> None:
 
 
 def test_wrong_certificate_is_reported_with_other_faults() -> None:
-    """Nothing is served where TLS was asked for and there is none."""
+    """A host that cannot serve the TLS it was asked for does not serve at all."""
     done = oip_host("serve", "--http_port=x", "--tls_cert_file=/nowhere", "--handlers=")
     assert done.returncode == 2
     for option in ("--http_port", "oip_tls_key_file", "OIP_HANDLERS"):
@@ -232,10 +232,10 @@ def test_wrong_certificate_is_reported_with_other_faults() -> None:
 # -- renewal ------------------------------------------------------------------
 
 
-def test_a_renewed_certificate_is_shown_to_whoever_connects_then(
+def test_renewed_certificate_serves_new_connections(
     serve: Serve, tmp_path: Path
 ) -> None:
-    """Both protocols take the new files; who is connected goes on as before."""
+    """A renewed certificate is used for new connections; open ones go on as before."""
     authority = Authority()
     old, new = authority.issue(), authority.issue()
     files = old.write(tmp_path)
@@ -259,10 +259,10 @@ def test_a_renewed_certificate_is_shown_to_whoever_connects_then(
     assert serials(server) == {new.serial}
 
 
-def test_files_that_are_wrong_leave_the_old_certificate(
+def test_faulty_files_keep_the_old_certificate(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be used is logged once, and what is right later is taken.
+    """Faulty files are logged once, and later correct ones are loaded.
 
     Files that are written one by one are wrong for a moment, which nobody has to know.
     """
@@ -287,7 +287,7 @@ def test_files_that_are_wrong_leave_the_old_certificate(
 
 
 def swapped(directory: Path, pair: Pair) -> tuple[Path, Path]:
-    """Put a pair into a directory as Kubernetes does: by turning a link."""
+    """Replace a pair in a directory as Kubernetes does: by switching a link."""
     pair.write(directory / f"..{pair.serial}")
     link = directory / "..new"
     link.symlink_to(f"..{pair.serial}")
@@ -299,8 +299,8 @@ def swapped(directory: Path, pair: Pair) -> tuple[Path, Path]:
     return files
 
 
-def test_workers_take_what_kubernetes_swaps(serve: Serve, tmp_path: Path) -> None:
-    """Every worker shows the new certificate; health and metrics need none of it."""
+def test_workers_load_a_swapped_certificate(serve: Serve, tmp_path: Path) -> None:
+    """Every worker uses the new certificate; health and metrics need none."""
     authority = Authority()
     old = authority.issue()
     new = authority.issue(datetime.timedelta(hours=20))
@@ -331,10 +331,10 @@ def test_workers_take_what_kubernetes_swaps(serve: Serve, tmp_path: Path) -> Non
     wait_for(lambda: told() == expires, "the metric")
 
 
-def test_a_certificate_that_ends_soon_is_warned_of(
+def test_expiring_certificate_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the last fifth of its time, once a day; and it says when it has ended."""
+    """A warning comes daily in the last fifth of the lifetime, and after expiry."""
     authority = Authority()
     fresh = authority.issue(datetime.timedelta(days=1))
     ends = authority.issue(datetime.timedelta(hours=1))
@@ -374,7 +374,7 @@ def resumed(server: Server, context: ssl.SSLContext, session: Any) -> bool:
 def test_a_client_needs_a_certificate_of_the_authority(
     serve: Serve, tmp_path: Path
 ) -> None:
-    """Without one, or with another's, neither protocol answers; probes go on.
+    """Without one, or with another authority's, neither protocol answers; probes do.
 
     A new authority counts as soon as its file is there, and the old one no more, also
     for who has a session of TLS to go on with.
@@ -387,7 +387,7 @@ def test_a_client_needs_a_certificate_of_the_authority(
     of_first, of_second = first.issue(), second.issue()
 
     def answers(client: Pair | None) -> list[bool]:
-        """Whether REST and gRPC do."""
+        """Return whether REST and gRPC answer."""
         context = rest_context(authority.pem, client, tmp_path)
         with channel(server, authority.pem, client) as connected:
             by_grpc = grpc_live(connected) == "OK"
@@ -412,8 +412,8 @@ def test_a_client_needs_a_certificate_of_the_authority(
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_curl_shows_its_certificate(serve: Serve, tmp_path: Path) -> None:
-    """The command of the documentation is answered, and the same without it is not."""
+def test_curl_presents_its_certificate(serve: Serve, tmp_path: Path) -> None:
+    """The documented command is answered; without the certificate it is not."""
     authority = Authority()
     ca = tmp_path / "ca.crt"
     ca.write_bytes(authority.pem)
@@ -436,7 +436,7 @@ def test_curl_shows_its_certificate(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_a_handshake_has_the_time_of_a_head(serve: Serve, tmp_path: Path) -> None:
-    """Who connects and says nothing, or half of it, does not stay."""
+    """A client that sends nothing, or half a handshake, is disconnected."""
     files = Authority().issue().write(tmp_path)
     server = serve(ECHO, "--header_timeout_s=1", *arguments(files))
     with ExitStack() as stack:
@@ -450,8 +450,8 @@ def test_a_handshake_has_the_time_of_a_head(serve: Serve, tmp_path: Path) -> Non
         assert [client.recv(4096) for client in clients] == [b""] * 4
 
 
-def test_nothing_older_than_tls_1_2_is_spoken(tmp_path: Path) -> None:
-    """What the system's OpenSSL would still take does not count."""
+def test_tls_before_1_2_is_refused(tmp_path: Path) -> None:
+    """Versions before TLS 1.2 are refused, even where OpenSSL would accept them."""
     context = listed(Authority().issue().write(tmp_path)).load().context
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.options & ssl.OP_NO_RENEGOTIATION

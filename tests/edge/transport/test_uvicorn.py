@@ -1,4 +1,4 @@
-"""The transport lives in uvicorn's inside: a version of uvicorn that changes it fails.
+"""The transport uses internals of uvicorn: a uvicorn that changes them fails here.
 
 `pyproject.toml` bounds uvicorn by the newest version that these tests passed with.
 """
@@ -24,7 +24,7 @@ from oip_host.edge.transport import http, server
 
 
 def connection() -> HttpToolsProtocol:
-    """A connection of uvicorn's own, on which a request has begun."""
+    """A uvicorn connection on which a request has begun."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         """Wait to be asked, which does not happen."""
@@ -41,13 +41,13 @@ def connection() -> HttpToolsProtocol:
 
 
 def cycle() -> RequestResponseCycle:
-    """A request of uvicorn's own."""
+    """A uvicorn request cycle."""
     parameters = inspect.signature(RequestResponseCycle).parameters
     return RequestResponseCycle(**dict.fromkeys(parameters))  # type: ignore[arg-type]
 
 
 def taken(owner: str) -> set[str]:
-    """The attributes that the module takes from an object, as `self.flow`."""
+    """Return the attributes that the module reads from an object, as `self.flow`."""
     tree = ast.parse(inspect.getsource(http))
     return {
         node.attr
@@ -57,7 +57,7 @@ def taken(owner: str) -> set[str]:
 
 
 def own(kind: type) -> set[str]:
-    """The public attributes that a class of the host defines itself."""
+    """Return the public attributes that a class of the host defines itself."""
     return {*vars(kind), *kind.__annotations__}
 
 
@@ -75,10 +75,10 @@ OURS = own(http.HttpConnection) | own(http._Cycle)
     ],
     ids=["connection", "flow", "server state", "parser", "request"],
 )
-def test_uvicorn_has_what_the_transport_takes(
+def test_uvicorn_has_the_attributes_in_use(
     make: Callable[[], Any], owners: list[str]
 ) -> None:
-    """Each attribute that a connection takes from uvicorn's objects exists there."""
+    """Each attribute that a connection reads from uvicorn's objects exists there."""
     names = {name for owner in owners for name in taken(owner)} - OURS
     public = {name for name in names if not name.startswith("_")}
     theirs = make()
@@ -89,8 +89,8 @@ def test_uvicorn_has_what_the_transport_takes(
     assert missing <= {"set_dangerous_leniencies"}  # httptools before 0.6.3
 
 
-def test_uvicorn_has_the_methods_that_the_transport_replaces() -> None:
-    """A method that takes the place of one of uvicorn's has one to take it of."""
+def test_overridden_uvicorn_methods_exist() -> None:
+    """A method that overrides one of uvicorn's has a counterpart there."""
     for ours, theirs, names in (
         (
             http.HttpConnection,
@@ -106,7 +106,7 @@ def test_uvicorn_has_the_methods_that_the_transport_replaces() -> None:
             assert callable(getattr(theirs, name, None)), name
 
 
-def test_uvicorn_has_the_start_of_each_answer() -> None:
+def test_uvicorn_has_the_status_lines() -> None:
     """`STATUS_LINE` holds the first line of an answer by its status, and its end."""
     assert STATUS_LINE[200] == b"HTTP/1.1 200 OK\r\n"
     assert STATUS_LINE[503].startswith(b"HTTP/1.1 503 ")
