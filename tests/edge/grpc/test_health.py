@@ -27,7 +27,7 @@ REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model that stays, one that comes and goes, and one that failed."""
+    """A host with a ready model, one that comes and goes, and one that failed."""
     life = tmp_path_factory.mktemp("life")
     with Server(
         "--handlers=echo=fakes:Echo,guest=fakes.lives:Fickle,failed=fakes:LoadFalse?",
@@ -38,7 +38,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Watcher:
-    """Watches a service in a thread of its own, and keeps every status it was told."""
+    """A thread that watches a service and keeps every status that it receives."""
 
     def __init__(self, server: Server, service: str) -> None:
         self.seen: list[str] = []
@@ -82,23 +82,23 @@ class Watcher:
     ],
     ids=["server", "protocol", "model", "failed model"],
 )
-def test_check_tells_of_the_server_and_of_each_model(
+def test_check_reports_the_server_and_each_model(
     host: Server, service: str, status: str
 ) -> None:
-    """The empty name and the protocol's are the server; any other is a model."""
+    """The empty name and the protocol's mean the server; any other name is a model."""
     assert status == health(host, service)
 
 
 def test_check_of_an_unknown_service_is_not_found(host: Server) -> None:
-    """As the health protocol has it, with the text of all other calls."""
+    """An unknown service is NOT_FOUND, with the same text as in other calls."""
     with pytest.raises(grpc.RpcError) as caught:
         health(host, "nobody")
     text = "model 'nobody' is not on this server"
     assert ("NOT_FOUND", text) == (caught.value.code().name, caught.value.details())
 
 
-def test_watch_tells_the_state_and_each_change(host: Server) -> None:
-    """The first status comes at once, and the next ones as the model changes.
+def test_watch_reports_the_state_and_each_change(host: Server) -> None:
+    """The first status comes at once, and another one whenever the model changes.
 
     The server's does not change with a model that somebody unloads.
     """
@@ -114,16 +114,14 @@ def test_watch_tells_the_state_and_each_change(host: Server) -> None:
 
 
 def test_watch_of_an_unknown_service_goes_on(host: Server) -> None:
-    """SERVICE_UNKNOWN is a status here and no error, as the health protocol has it."""
+    """SERVICE_UNKNOWN is a status here, not an error, as the health protocol says."""
     with Watcher(host, "nobody") as watcher:
         watcher.wait_for("SERVICE_UNKNOWN")
         assert watcher.end is None
 
 
-def test_watch_follows_a_load_at_the_start(
-    serve: Callable[..., Server], tmp_path: Path
-) -> None:
-    """Who watches a server that starts is told when it is ready."""
+def test_watch_follows_the_start(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """A client that watches a starting server learns when it is ready."""
     (tmp_path / "slow.hold").touch()
     server = serve(
         "--handlers=slow=fakes.lives:Fickle", env={"LIFE_DIR": str(tmp_path)}
@@ -136,10 +134,10 @@ def test_watch_follows_a_load_at_the_start(
         model.wait_for("NOT_SERVING", "SERVING")
 
 
-def test_watch_is_told_of_the_end_and_does_not_delay_it(
+def test_watch_ends_with_the_server(
     serve: Callable[..., Server],
 ) -> None:
-    """A server that stops is not serving, and waits for nobody who only watches."""
+    """A stopping server reports NOT_SERVING and does not wait for watchers."""
     server = serve("--handlers=echo=fakes:Echo", "--grace_period_s=100")
     server.wait_until_ready()
     with Watcher(server, "") as watcher:
@@ -155,13 +153,13 @@ def test_watch_is_told_of_the_end_and_does_not_delay_it(
 
 @pytest.fixture(scope="module")
 def reflected(host: Server) -> Iterator[Any]:
-    """What a client learns that has no proto file."""
+    """Return what a client without a proto file learns."""
     with grpc.insecure_channel(host.grpc_address) as channel:
         yield ProtoReflectionDescriptorDatabase(channel), channel
 
 
 def test_reflection_lists_the_services(reflected: Any) -> None:
-    """Just those that are served."""
+    """Reflection lists exactly the services that the host serves."""
     assert {SERVICE, HEALTH, REFLECTION} == set(reflected[0].get_services())
 
 
@@ -177,7 +175,7 @@ def test_reflection_lists_the_services(reflected: Any) -> None:
 def test_reflection_describes_the_services(
     reflected: Any, service: str, methods: set[str]
 ) -> None:
-    """Every method is described, its messages too."""
+    """Every method is described, with its messages."""
     pool = descriptor_pool.DescriptorPool(reflected[0])
     described = pool.FindServiceByName(service)
     # older versions of the health service have no List
@@ -188,7 +186,7 @@ def test_reflection_describes_the_services(
 
 
 def test_reflection_is_enough_to_infer(reflected: Any) -> None:
-    """A client such as grpcurl, which knows nothing else, can ask a model."""
+    """A client that knows only reflection, such as grpcurl, can send an inference."""
     database, channel = reflected
     pool = descriptor_pool.DescriptorPool(database)
     method = pool.FindServiceByName(SERVICE).FindMethodByName("ModelInfer")

@@ -1,4 +1,4 @@
-"""Contents read and written past protobuf: what protobuf says of the same, always.
+"""The codec that bypasses protobuf for contents always agrees with protobuf.
 
 Requests are put together here octet by octet, in every form that protobuf's encoding
 allows and in many that it does not; answers are held against those of protobuf alone.
@@ -46,7 +46,7 @@ FIELDS = {
 
 
 def varint(number: int, spare: int = 0) -> bytes:
-    """An integer of 64 bits, with as many octets to spare as protobuf overlooks."""
+    """An integer of 64 bits, padded with as many octets as protobuf accepts."""
     number %= 1 << 64
     groups = [number & 0x7F]
     while number := number >> 7:
@@ -155,7 +155,7 @@ def inputs(draw: st.DrawFn, name: bytes, bare: bool, wild: bool) -> bytes:
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """ModelInferRequest, valid in any form that there is, or wild."""
+    """A ModelInferRequest, in any valid form or malformed."""
     wild, in_raw = draw(st.booleans()), draw(st.integers(0, 3)) == 0
     names = draw(st.permutations([b"x", b"y", b"", b"\xff" if wild else b"z"]))
     names = names[: draw(st.sampled_from([1, 1, 2, 3, 0 if wild else 1]))]
@@ -188,7 +188,7 @@ def damaged(draw: st.DrawFn, whole: Bytes) -> bytes:
 
 
 def bits(tensor: RequestInput) -> Any:
-    """The elements to the last bit; Python makes a signalling NaN a quiet one."""
+    """Return the bits of the elements; Python makes a signalling NaN quiet."""
     array = tensor.data.array
     assert array is not None
     if array.dtype == object:
@@ -199,7 +199,7 @@ def bits(tensor: RequestInput) -> Any:
 
 
 def outcome(data: bytes, least: int) -> Any:
-    """What the codec makes of a request: all of the message, or the error."""
+    """Return the whole message that the codec reads from a request, or the error."""
     try:
         received = grpc_codec.parse(data, least, least)
         request = grpc_codec.decode(received)
@@ -224,7 +224,7 @@ def test_a_request_is_read_as_protobuf_reads_it(data: bytes) -> None:
 @MANY
 @given(damaged(requests()) | st.binary(max_size=40))
 def test_damaged_bytes_are_read_as_protobuf_reads_them(data: bytes) -> None:
-    """So does what is cut off, what is changed, and what is no message at all."""
+    """Truncated, changed and arbitrary bytes have the same outcome as in protobuf."""
     assert outcome(data, NEVER) == outcome(data, 0)
 
 
@@ -274,22 +274,22 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("form", USUAL)
-def test_contents_in_a_usual_form_go_past_protobuf(form: str) -> None:
-    """Whatever the elements are, the request or the error is the same."""
+def test_usual_contents_bypass_protobuf(form: str) -> None:
+    """The request or the error is the same, whatever the elements are."""
     assert grpc_wire.split(USUAL[form], 0, 0)
     assert outcome(USUAL[form], NEVER) == outcome(USUAL[form], 0)
 
 
 @pytest.mark.parametrize("least", [0, NEVER], ids=["past protobuf", "by protobuf"])
 def test_contents_of_both_kinds_are_refused(least: int) -> None:
-    """There is one place for an input's elements, or the other."""
+    """An input has either typed or raw contents."""
     with pytest.raises(InvalidRequest, match="both int_contents and raw_input_conte"):
         grpc_codec.decode(grpc_codec.parse(USUAL["beside raw contents"], least, least))
 
 
 @pytest.mark.parametrize("form", UNUSUAL)
-def test_contents_in_an_unusual_form_are_protobufs(form: str) -> None:
-    """What encoders do not write is left to the one that knows all the rules."""
+def test_unusual_contents_are_left_to_protobuf(form: str) -> None:
+    """Forms that encoders do not write are left to protobuf, which knows all rules."""
     assert grpc_wire.split(UNUSUAL[form], 0, 0) is None
     assert outcome(UNUSUAL[form], NEVER) == outcome(UNUSUAL[form], 0)
 
@@ -319,7 +319,7 @@ def inputs_of(tensors: list[Named], in_raw: bool) -> tuple[grpc_codec.WireReques
     ("datatype", "in_raw"),
     [(name, True) for name in DTYPES] + [(name, False) for name in CONTENTS],
 )
-def test_bulky_contents_go_past_protobuf(datatype: str, in_raw: bool) -> None:
+def test_bulky_contents_bypass_protobuf(datatype: str, in_raw: bool) -> None:
     """Numbers in the usual form never become a list, and lose nothing."""
     array = sample(datatype)
     tensors = [Named("x", datatype, array), Named("y", datatype, array[:7])]
@@ -338,7 +338,7 @@ def test_bulky_contents_go_past_protobuf(datatype: str, in_raw: bool) -> None:
 @pytest.mark.parametrize("in_raw", [True, False], ids=["raw", "typed"])
 @pytest.mark.parametrize("datatype", ["FP32", "FP64"])
 def test_arrays_are_views_on_the_request(datatype: str, in_raw: bool) -> None:
-    """Where the request has them aligned there is no copy, and none is writable."""
+    """Aligned data in the request is not copied, and no array is writable."""
     array = sample(datatype)
     views = 0
     for pad in range(array.itemsize):
@@ -355,16 +355,16 @@ def test_arrays_are_views_on_the_request(datatype: str, in_raw: bool) -> None:
 
 @pytest.mark.parametrize("count", [3, 3000], ids=["small", "large"])
 @pytest.mark.parametrize("datatype", NUMBERS)
-def test_numbers_are_read_only_whatever_their_size(datatype: str, count: int) -> None:
-    """A handler that writes to its input fails on its first request, not on a large."""
+def test_numbers_of_any_size_are_read_only(datatype: str, count: int) -> None:
+    """A handler that writes to its input fails on small requests as on large ones."""
     tensor = Named("x", datatype, sample(datatype, count))
     data = wire_request("echo", [tensor], in_raw=False).SerializeToString()
     (got,) = grpc_codec.decode(grpc_codec.parse(data)).inputs
     assert not got.as_numpy().flags.writeable
 
 
-def test_the_list_of_a_handler_is_made_of_the_array() -> None:
-    """`root` has Python's own numbers, as a handler of the upstream package reads."""
+def test_root_is_a_list_of_python_numbers() -> None:
+    """`root` holds Python's own numbers, as handlers of the upstream package expect."""
     array = np.array([1.5, -2.0, np.inf], "<f4")
     received, (tensor,) = inputs_of([Named("x", "FP32", array)], in_raw=False)
     assert received.typed
@@ -385,8 +385,8 @@ def test_floats_that_are_not_finite_pass(datatype: str, least: int) -> None:
 
 @pytest.mark.parametrize("value", [-129, 128, 300, -(2**31), 2**31 - 1])
 @pytest.mark.parametrize("least", [0, NEVER], ids=["past protobuf", "by protobuf"])
-def test_an_integer_out_of_range_is_told(value: int, least: int) -> None:
-    """The text is the one that every carrier has for it."""
+def test_integer_out_of_range_is_refused(value: int, least: int) -> None:
+    """The text is the same as in every other encoding."""
     with pytest.raises(ValueError, match="element 2 ") as told:
         from_list([1, 2, value], "INT8")
     wire = message("ModelInferRequest")()
@@ -403,8 +403,10 @@ def test_an_integer_out_of_range_is_told(value: int, least: int) -> None:
     [(False, 4, 1000), (True, 60_000, 80_000)],
     ids=["typed", "raw"],
 )
-def test_a_small_request_is_protobufs(in_raw: bool, small: int, large: int) -> None:
-    """Where splitting takes longer than it saves, it is not done."""
+def test_small_request_is_left_to_protobuf(
+    in_raw: bool, small: int, large: int
+) -> None:
+    """A request is not split where that takes longer than it saves."""
     for size, is_split in ((small, False), (large, True)):
         tensor = Named("x", "FP32", np.zeros(size, "<f4"))
         wire = wire_request("echo", [tensor], in_raw=in_raw)
@@ -419,7 +421,9 @@ def test_a_small_request_is_protobufs(in_raw: bool, small: int, large: int) -> N
     ],
     ids=["inputs", "dimensions"],
 )
-def test_a_message_of_many_fields_is_protobufs(spoilt: Callable[[Any], None]) -> None:
+def test_message_of_many_fields_is_left_to_protobuf(
+    spoilt: Callable[[Any], None],
+) -> None:
     """No request makes the loops over its fields long."""
     wire = wire_request("echo", [Named("x", "FP32", sample("FP32"))], in_raw=False)
     assert grpc_wire.split(wire.SerializeToString())
@@ -441,7 +445,7 @@ ASKED = {
 
 
 def reference(response: InferenceResponse, in_raw: bool) -> Any:
-    """The answer as protobuf alone writes it."""
+    """Return the answer as protobuf alone writes it."""
     wire = message("ModelInferResponse")(
         model_name=response.model_name, model_version="", id=response.id or ""
     )
@@ -501,8 +505,8 @@ def test_an_answer_is_the_message_that_protobuf_writes(
 
 
 @pytest.mark.parametrize("datatype", NUMBERS)
-def test_what_is_written_is_read_past_protobuf(datatype: str) -> None:
-    """Both directions have one form, to the last bit; NaN keeps its own."""
+def test_written_answers_can_be_read_back(datatype: str) -> None:
+    """Both directions use one form, to the last bit; NaN keeps its own bits."""
     array = np.resize(sample(datatype), 3000)
     if datatype in ("FP32", "FP64"):
         array[0] = np.frombuffer(b"\x01\0\x80\x7f" * 2, array.dtype)[0]

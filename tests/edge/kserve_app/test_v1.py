@@ -52,7 +52,7 @@ def predict(server: Server, model: str, document: Any) -> httpx.Response:
 
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
-    """The status and the text of an error, which is all that it has."""
+    """Return the status and the text of an error, which has no other field."""
     assert "application/json" == answer.headers["content-type"]
     assert ["error"] == list(answer.json())
     assert "Traceback" not in answer.text
@@ -156,10 +156,10 @@ def test_the_content_type_may_have_a_charset(
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded"]
 )
-def test_a_handler_takes_json_under_any_content_type(
+def test_handler_accepts_json_of_any_content_type(
     host: Server, content_type: str
 ) -> None:
-    """curl's own Content-Type does for a handler, which takes nothing but JSON."""
+    """A handler accepts curl's default Content-Type, since it reads only JSON."""
     answer = host.post(
         "/v1/models/echo:predict",
         content=b'{"instances": [1]}',
@@ -239,10 +239,10 @@ def test_a_kserve_model_explains(host: Server) -> None:
         ("texts", {"instances": [1]}, "instances: element 0"),
     ],
 )
-def test_wrong_instances_are_the_clients_fault(
+def test_wrong_instances_are_a_client_error(
     host: Server, model: str, document: Any, words: str
 ) -> None:
-    """A handler is not asked what it cannot answer; the text says what is wrong."""
+    """The handler is not called, and the text says what is wrong."""
     status, text = refused(predict(host, model, document))
     assert 400 == status
     assert words in text
@@ -253,10 +253,10 @@ def test_wrong_instances_are_the_clients_fault(
     "content_type", ["application/json", "application/json; charset=utf-8"]
 )
 @pytest.mark.parametrize("body", [b"", b"rubbish", b'{"instances": [1', b"\xff\xfe"])
-def test_a_body_that_is_no_json_is_the_clients_fault(
+def test_invalid_json_is_a_client_error(
     host: Server, model: str, content_type: str, body: bytes
 ) -> None:
-    """It is so for handlers and kserve.Models, whatever the charset."""
+    """This holds for handlers and kserve.Models, whatever the charset."""
     answer = host.post(
         f"/v1/models/{model}:predict",
         content=body,
@@ -268,7 +268,7 @@ def test_a_body_that_is_no_json_is_the_clients_fault(
 
 
 def test_a_handler_without_inputs_has_no_v1(host: Server) -> None:
-    """Its answer names the path that serves it."""
+    """The answer names the path that serves the handler."""
     text = (
         "V1 needs a model with an input, 'nothing' has none; "
         "ask POST /v2/models/nothing/infer"
@@ -277,19 +277,19 @@ def test_a_handler_without_inputs_has_no_v1(host: Server) -> None:
 
 
 def test_a_handler_without_metadata_has_no_v1(host: Server) -> None:
-    """Without metadata nobody knows its input."""
+    """Without metadata the input of a handler is unknown."""
     text = "there is nothing to describe"
     assert (501, text) == refused(predict(host, "undescribed", {"instances": [1]}))
 
 
 def test_a_handler_does_not_explain(host: Server) -> None:
-    """`:explain` of a handler is not implemented, and says of which."""
+    """`:explain` is not implemented for handlers, and the text names the handler."""
     answer = host.post("/v1/models/echo:explain", json={"instances": [1]})
     assert (501, "model 'echo' does not explain") == refused(answer)
 
 
-def test_what_a_kserve_model_raises_stays_in_the_log(host: Server) -> None:
-    """A client is told that it failed, and nothing of the program."""
+def test_kserve_model_exception_stays_in_the_log(host: Server) -> None:
+    """A client learns that the model failed, and nothing about the program."""
     status, text = refused(predict(host, "explains", {"instances": ["raise"]}))
     assert 500 == status
     assert "secret" not in text
@@ -311,10 +311,10 @@ def test_what_a_kserve_model_raises_stays_in_the_log(host: Server) -> None:
     ],
     ids=["unknown", "handler", "kserve.Model"],
 )
-def test_a_model_that_is_not_there_or_not_ready(
+def test_missing_or_unready_model(
     host: Server, verb: str, model: str, status: int, text: str
 ) -> None:
-    """V1 has the statuses and texts of V2, whatever it is asked."""
+    """V1 has V2's statuses and texts on every route."""
     answer = host.post(f"/v1/models/{model}:{verb}", json={"instances": [1]})
     assert (status, text) == refused(answer)
     if verb == "predict":
@@ -341,7 +341,7 @@ def test_an_unloaded_model_is_not_ready(host: Server) -> None:
         ("DELETE", "/v1/models", 405),
     ],
 )
-def test_a_wrong_route_is_an_error_like_any_other(
+def test_wrong_route_has_the_usual_error(
     host: Server, method: str, path: str, status: int
 ) -> None:
     """The text names the method and the path."""
@@ -355,7 +355,7 @@ def test_a_wrong_route_is_an_error_like_any_other(
 
 
 def test_the_models_are_listed(host: Server) -> None:
-    """Each name once, in the order of V2, whether ready or not."""
+    """Each name is listed once, in V2's order, whether ready or not."""
     answer = host.get("/v1/models")
     assert 200 == answer.status_code
     assert {"models": host.get("/v2/models").json()["models"]} == answer.json()
@@ -365,7 +365,7 @@ def test_the_models_are_listed(host: Server) -> None:
 
 @pytest.mark.parametrize("model", HANDLER_AND_KSERVE)
 def test_a_model_is_ready(host: Server, model: str) -> None:
-    """As KServe's documents show it."""
+    """The answer is the one in KServe's documentation."""
     answer = host.get(f"/v1/models/{model}")
     expected = {"name": model, "ready": True}
     assert (200, expected) == (answer.status_code, answer.json())
@@ -377,7 +377,7 @@ def test_a_model_is_ready(host: Server, model: str) -> None:
 def test_a_model_that_is_not_ready_says_why(
     host: Server, model: str, status: int, text: str
 ) -> None:
-    """With the status and the text of V2."""
+    """An unready model has the status and the text of V2."""
     assert (status, text) == refused(host.get(f"/v1/models/{model}"))
 
 
@@ -386,7 +386,7 @@ def test_a_model_that_is_not_ready_says_why(
 
 @pytest.mark.parametrize("model", ["counted", "counted-kserve"])
 def test_each_request_is_counted_once(host: Server, model: str) -> None:
-    """Metrics and statistics have V1's requests beside V2's.
+    """Metrics and statistics count V1's requests beside V2's.
 
     KServe's own histogram counts each once, of a handler as of a kserve.Model.
     """
@@ -404,7 +404,7 @@ def test_each_request_is_counted_once(host: Server, model: str) -> None:
 
 
 def test_a_failure_of_v1_is_counted(host: Server) -> None:
-    """What the model could not answer counts as V1's, by its kind."""
+    """A request that the model fails to answer counts as V1's, by its kind."""
     before = described(host, "rest", "stats", "explains").document["model_stats"][0]
     labels = {"model_name": "explains", "protocol": "v1", "outcome": "HandlerFault"}
     counted = metric(host, "oip_requests_total", **labels)

@@ -1,4 +1,4 @@
-"""The binary tensor data extension, and compressed bodies both ways."""
+"""The binary tensor data extension, and compressed bodies in both directions."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def send(
     headers: dict[str, str] | None = None,
     **more: Any,
 ) -> Any:
-    """A request whose binary data are `rest`."""
+    """Send a request whose binary data are `rest`."""
     head = json.dumps({"inputs": inputs, **more}).encode()
     given = {LENGTH: str(len(head)), **(headers or {})}
     return host.post(ECHO, content=head + rest, headers=given)
 
 
 def refused(answer: Any, status: int = 400) -> str:
-    """The text of a refusal; nothing else is in its body."""
+    """Return the text of a refusal, whose body has nothing else."""
     assert status == answer.status_code, answer.text
     document = answer.json()
     assert ["error"] == list(document)
@@ -68,7 +68,7 @@ def refused(answer: Any, status: int = 400) -> str:
 
 
 def binary_names(answer: Any) -> list[str]:
-    """The outputs that an answer gives in binary."""
+    """Return the names of the outputs that an answer gives in binary."""
     assert 200 == answer.status_code, answer.text
     length = answer.headers.get(LENGTH)
     head = answer.content if length is None else answer.content[: int(length)]
@@ -95,9 +95,7 @@ FORMS = {"json": json_input, "binary": binary_input}
     ],
     ids="-".join,
 )
-def test_inputs_may_be_binary_each_for_itself(
-    host: Server, forms: tuple[str, ...]
-) -> None:
+def test_each_input_may_be_binary(host: Server, forms: tuple[str, ...]) -> None:
     """Binary data follow the JSON in the order of the inputs that have them."""
     tensors = [A, B, C]
     pairs = list(zip(tensors, forms, strict=True))
@@ -115,7 +113,7 @@ def test_a_header_without_binary_data_is_the_whole_body(host: Server) -> None:
 
 
 def test_an_empty_tensor_has_no_binary_data(host: Server) -> None:
-    """A size of 0 is a size, and takes nothing from the tensor behind it."""
+    """A size of 0 is valid, and takes nothing from the tensor behind it."""
     empty = Named("e", "FP32", np.zeros((0, 2), "<f4"))
     answer = send(host, [binary_input(empty), binary_input(A)], raw(A.array))
     assert all(map(same, [empty, A], rest_outputs(answer)))
@@ -176,7 +174,7 @@ def test_a_binary_size_is_an_inputs_and_not_its_outputs(host: Server) -> None:
 
 
 @pytest.mark.parametrize("value", ["true", 1, 0.0, [], {}])
-def test_what_asks_for_binary_data_is_true_or_false(host: Server, value: Any) -> None:
+def test_binary_data_parameters_are_booleans(host: Server, value: Any) -> None:
     """Another kind of value is refused with its place, for one output and for all."""
     one = send(
         host,
@@ -210,10 +208,10 @@ def test_what_asks_for_binary_data_is_true_or_false(host: Server, value: Any) ->
         pytest.param("words", b"", Named("x", "BYTES", octets(b"")), id="no bytes"),
     ],
 )  # fmt: skip
-def test_a_body_may_be_nothing_but_the_tensor(
+def test_body_may_be_a_bare_tensor(
     host: Server, model: str, body: bytes, expected: Named
 ) -> None:
-    """With a header length of 0 the metadata tell the rest, and outputs are binary."""
+    """With a header length of 0 the metadata give the rest, and outputs are binary."""
     answer = host.post(f"/v2/models/{model}/infer", content=body, headers={LENGTH: "0"})
     assert ["x"] == binary_names(answer)
     assert same(expected, rest_outputs(answer)[0])
@@ -232,7 +230,7 @@ def test_a_body_may_be_nothing_but_the_tensor(
 def test_a_raw_body_that_does_not_fit_is_refused(
     host: Server, model: str, body: bytes, text: str
 ) -> None:
-    """What the metadata do not settle, or what breaks them, is a 400."""
+    """A raw body that the metadata leave unclear or contradict is a 400."""
     answer = host.post(f"/v2/models/{model}/infer", content=body, headers={LENGTH: "0"})
     assert text in refused(answer)
 
@@ -296,14 +294,14 @@ def lying(size: Any) -> dict[str, Any]:
         ),
     ],
 )  # fmt: skip
-def test_sizes_that_lie_are_refused(
+def test_wrong_binary_sizes_are_refused(
     host: Server,
     inputs: list[dict[str, Any]],
     rest: bytes,
     headers: dict[str, str],
     text: str,
 ) -> None:
-    """A size that does not fit is the client's fault, and told by name."""
+    """A wrong size is a client error, whose text names the input."""
     assert text in refused(send(host, inputs, rest, headers))
 
 
@@ -324,7 +322,7 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def body_of(tensor: Named) -> tuple[bytes, int]:
-    """A binary request for a binary answer, and the length of its JSON."""
+    """Return a binary request for a binary answer, and the length of its JSON."""
     document = {
         "inputs": [binary_input(tensor)],
         "outputs": [output(tensor.name, True)],
@@ -355,8 +353,8 @@ def test_a_request_may_say_that_it_is_not_compressed(host: Server, name: str) ->
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_bomb_is_too_large(host: Server, name: str) -> None:
-    """The limit of a body holds for what it expands to, and one byte more is over."""
+def test_bomb_is_refused(host: Server, name: str) -> None:
+    """The body limit holds for the expanded body, and one byte more is too large."""
     over = b" " * (MAX_BODY + 1)
     text = f"the body expands to more than {MAX_BODY} bytes, which is max_body_bytes"
     for size in (1, 50):
@@ -388,7 +386,7 @@ def damaged(name: str) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("damage", damaged("gzip"))
 def test_a_damaged_stream_is_refused(host: Server, name: str, damage: str) -> None:
-    """A stream that is not whole is no request, whatever its beginning says."""
+    """An incomplete stream is no request, whatever its beginning contains."""
     body = damaged(name)[damage]
     answer = host.post(ECHO, content=body, headers={"content-encoding": name})
     assert f"the body is not valid {name}: " in refused(answer)
@@ -396,7 +394,7 @@ def test_a_damaged_stream_is_refused(host: Server, name: str, damage: str) -> No
 
 @pytest.mark.parametrize("name", ["br", "zstd", "gzip, deflate", "compress", "*", "x"])
 def test_an_unknown_encoding_is_refused_by_name(host: Server, name: str) -> None:
-    """415 tells what was found and what the host can read."""
+    """A 415 names the encoding that was found and those that the host reads."""
     answer = host.post(ECHO, content=b"{}", headers={"content-encoding": name})
     text = f"Content-Encoding: found {name!r}, expected gzip or deflate"
     assert text == refused(answer, 415)

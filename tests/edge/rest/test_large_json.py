@@ -1,4 +1,4 @@
-"""Large JSON bodies: read by another parser, and never with another outcome."""
+"""Large JSON bodies have a parser of their own, and always the same outcome."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ NUMERIC = [name for name in DTYPES if name not in ("BOOL", "BYTES")]
 
 @contextmanager
 def only_orjson() -> Iterator[None]:
-    """Within it no body is large."""
+    """Read every body with orjson inside this context, as if none were large."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large_json, "LARGE", sys.maxsize)
         yield
 
 
 def outcome(body: bytes, length: int | None = None) -> Any:
-    """All that a request says, to the last bit of its tensors, or the error's text."""
+    """Return all that a request says, to the last bit, or the error's text."""
     try:
         request = rest_codec.decode(body, length)
     except InvalidRequest as error:
@@ -61,12 +61,12 @@ def outcome(body: bytes, length: int | None = None) -> Any:
 
 
 def exact(value: Any) -> str:
-    """A value with which 1 is neither True nor 1.0, and 0.0 is not -0.0."""
+    """Return a value in which 1 is neither True nor 1.0, and 0.0 is not -0.0."""
     return repr(value)
 
 
 def same(body: bytes, length: int | None = None) -> None:
-    """Hold both ways of reading a body against each other."""
+    """Compare both ways of reading a body."""
     with only_orjson():
         expected = outcome(body, length)
     assert len(body) >= large_json.LARGE
@@ -74,7 +74,7 @@ def same(body: bytes, length: int | None = None) -> None:
 
 
 def padded(body: bytes) -> bytes:
-    """The same document, large."""
+    """Return the same document, made large."""
     return body.ljust(large_json.LARGE)
 
 
@@ -89,7 +89,7 @@ def parsed(body: bytes) -> Any:
 
 
 def is_quick(body: bytes) -> bool:
-    """Whether the numbers of the first input came without a list."""
+    """Return whether the first input's numbers were read without a list."""
     return isinstance(parsed(body)["inputs"][0]["data"], np.ndarray)
 
 
@@ -259,14 +259,14 @@ def mutations(whole: bytes) -> st.SearchStrategy[bytes]:
 @MANY
 @given(large(DOCUMENTS.map(str.encode)))
 def test_documents_have_one_outcome(body: bytes) -> None:
-    """A large request means what the same small one means, or fails with its text."""
+    """A large request means the same as a small one, or fails with the same text."""
     same(body)
 
 
 @MANY
 @given(large(mutations(VALID)))
 def test_damaged_bodies_have_one_outcome(body: bytes) -> None:
-    """Damage anywhere is told in the same words."""
+    """Damage anywhere gives the same error text."""
     same(body)
 
 
@@ -274,14 +274,14 @@ def test_damaged_bodies_have_one_outcome(body: bytes) -> None:
 @given(large(DOCUMENTS.map(str.encode)), st.binary(max_size=9), st.integers(0, 3))
 @example(padded(VALID), b"[[[[", 0)
 def test_a_header_length_has_one_outcome(body: bytes, rest: bytes, cut: int) -> None:
-    """What follows the JSON part is no part of it."""
+    """Bytes behind the JSON part do not belong to it."""
     same(body + rest, len(body) - min(cut, len(body) - large_json.LARGE))
 
 
 @FEW
 @given(large(st.binary(max_size=40) | ANYTHING.map(str.encode)))
 def test_other_bodies_have_one_outcome(body: bytes) -> None:
-    """Any bytes, and JSON that is no request, are refused in the same words."""
+    """Arbitrary bytes, and JSON that is no request, give the same error text."""
     same(body)
 
 
@@ -367,7 +367,7 @@ NOT_RECTANGULAR = "input 'x': nested lists are not rectangular"
     ],
     ids=lambda body: body.strip().decode(errors="backslashreplace")[-60:],
 )
-def test_what_parsers_see_differently_has_one_outcome(body: bytes) -> None:
+def test_differences_of_parsers_have_one_outcome(body: bytes) -> None:
     """A mark of the byte order, names that stand twice, ragged and empty nesting."""
     same(body)
 
@@ -376,7 +376,7 @@ def test_what_parsers_see_differently_has_one_outcome(body: bytes) -> None:
 @pytest.mark.parametrize("value", ["1", "[]", "{}"])
 @pytest.mark.parametrize("kind", ["array", "object"])
 def test_depth_has_one_outcome(kind: str, value: str, depth: int) -> None:
-    """However deep a document is, one of them reads it or neither does."""
+    """At any depth of nesting, both parsers read a document or neither does."""
     start, end = {"array": ("[", "]"), "object": ('{"a":', "}")}[kind]
     deep = start * depth + value + end * depth
     same(one("[1]", more=f', "deep": {deep}'))
@@ -441,7 +441,7 @@ def test_the_longest_arrays_are_read_whole(place: str, count: int, quick: bool) 
 @pytest.mark.parametrize("shape", [[1000], [64, 16], [100, 4], [2, 2, 2, 64]], ids=str)
 @pytest.mark.parametrize("datatype", NUMERIC)
 def test_ordinary_numbers_come_without_a_list(datatype: str, shape: list[int]) -> None:
-    """Flat or nested, the data of every datatype of numbers is an array at once."""
+    """Numbers of every datatype become an array directly, flat or nested."""
     array = np.arange(np.prod(shape)).reshape(shape) % 100
     tensor = Named("x", datatype, array.astype(DTYPES[datatype]))
     for nested in (False, True):
@@ -455,7 +455,7 @@ def test_ordinary_numbers_come_without_a_list(datatype: str, shape: list[int]) -
 
 @pytest.mark.parametrize("pad", [bytes.ljust, bytes.rjust])
 def test_a_datatype_at_either_end_is_found(pad: Any) -> None:
-    """Its name may come before the data or behind it, as a client's language does."""
+    """The datatype may come before or after the data."""
     small = QUICK.strip()
     assert is_quick(pad(small, large_json.LARGE))
     numbers = [0.5] * 2000
@@ -464,8 +464,8 @@ def test_a_datatype_at_either_end_is_found(pad: Any) -> None:
         assert is_quick(orjson.dumps({"inputs": [members], "parameters": {}}))
 
 
-def test_what_follows_the_json_part_does_not_slow_it() -> None:
-    """Binary tensors may look like JSON."""
+def test_binary_tensors_do_not_slow_the_json_part() -> None:
+    """Binary tensors that look like JSON do not slow the reading of the JSON part."""
     found = large_json.loads(QUICK + b"[[[", len(QUICK))
     assert isinstance(found["inputs"][0]["data"], np.ndarray)
 
@@ -484,8 +484,8 @@ def test_texts_are_left_to_orjson(monkeypatch: pytest.MonkeyPatch) -> None:
         parsed(QUICK)
 
 
-def test_a_small_body_is_not_for_the_second_parser() -> None:
-    """`LARGE` is the first size of a body that it reads."""
+def test_small_body_skips_the_second_parser() -> None:
+    """`LARGE` is the smallest body that the second parser reads."""
     for size, quick in ((large_json.LARGE - 1, False), (large_json.LARGE, True)):
         document = rest_codec._load_object(QUICK[:size].ljust(size), size)
         assert quick == isinstance(document["inputs"][0]["data"], np.ndarray)
@@ -524,7 +524,7 @@ FAILING = {
 
 @pytest.mark.parametrize("bad", FAILING.values(), ids=list(FAILING))
 def test_a_failure_does_not_poison_the_next_body(bad: bytes) -> None:
-    """After a body that simdjson cannot read, or should not, all is as before.
+    """A body that simdjson cannot or should not read leaves no trace.
 
     Nor does an exception whose traceback is kept hold anything of the parser.
     """
@@ -553,7 +553,7 @@ def test_the_parser_is_kept_for_the_next_body() -> None:
 def test_the_parser_is_not_kept_after_a_very_large_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The memory of the rare giant is given back."""
+    """The memory of a very large body is released."""
     assert is_quick(QUICK)
     monkeypatch.setattr(large_json, "_KEPT", len(QUICK))
     assert is_quick(QUICK + b" ")
@@ -573,7 +573,7 @@ def test_a_parser_that_is_in_use_is_left_alone() -> None:
     assert [1, 2, 3] == looking.as_list()
 
 
-def test_threads_do_not_meet() -> None:
+def test_each_thread_has_its_own_parser() -> None:
     """Each thread has a parser of its own, for good and bad bodies at once."""
 
     def told(body: bytes) -> tuple[Any, Any]:

@@ -62,7 +62,7 @@ def session() -> Iterator[requests.Session]:
 
 
 def held(host: Server, session: requests.Session, case: Case) -> schemathesis.Response:
-    """The answer to a case; it is as the document says, or `{"error": …}`."""
+    """Return the answer to a case, after checking it against the document."""
     answer = case.call(base_url=host.url, session=session)
     case.validate_response(answer, checks=CHECKS)
     if answer.status_code != 200:
@@ -87,10 +87,10 @@ def addressed(case: Case, model: str = "echo") -> Case:
         (INFER, GenerationMode.NEGATIVE),  # only it has a body that may be wrong
     ],
 )
-def test_whatever_is_asked_is_answered_as_the_document_says(
+def test_any_request_has_a_documented_answer(
     host: Server, session: requests.Session, label: str, mode: GenerationMode
 ) -> None:
-    """No 5xx and no answer that breaks its schema, for right and wrong requests."""
+    """No request causes a 5xx or an answer that breaks its schema."""
 
     @FEW
     @given(
@@ -139,7 +139,7 @@ def right_requests(draw: st.DrawFn) -> dict[str, Any]:
     return {"inputs": inputs, **draw(st.fixed_dictionaries({}, optional=optional))}
 
 
-def test_right_requests_are_answered_as_the_document_says(
+def test_right_requests_have_documented_answers(
     host: Server, session: requests.Session
 ) -> None:
     """A right request is a 200 whose body has the schema of an answer."""
@@ -169,7 +169,7 @@ def test_each_operation_is_served(
     assert 200 == held(host, session, case).status_code
 
 
-def test_the_document_is_the_whole_one() -> None:
+def test_the_document_is_complete() -> None:
     """All of its operations were read."""
     assert 6 == len(OPERATIONS)
     assert INFER in OPERATIONS

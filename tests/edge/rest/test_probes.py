@@ -1,4 +1,4 @@
-"""The probe port: health and metrics in clear, whatever the other ports ask for."""
+"""The probe port: health and metrics in clear text, whatever other ports require."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def probe(server: Server, path: str, method: str = "GET") -> httpx.Response:
     return httpx.request(method, f"http://{address}{path}", timeout=30)
 
 
-def test_it_answers_health_and_metrics_and_nothing_else(serve: Serve) -> None:
+def test_probe_port_answers_only_health_and_metrics(serve: Serve) -> None:
     """The same answers as the HTTP port's; every other path is 404, in the one form.
 
     It asks for no token. Its connections are its own: more clients than both limits
@@ -53,10 +53,10 @@ def test_it_answers_health_and_metrics_and_nothing_else(serve: Serve) -> None:
     assert "Traceback" not in server.log
 
 
-def test_it_answers_until_the_last_request_is_answered(
+def test_probe_port_answers_until_the_last_request(
     serve: Serve, tmp_path: Path
 ) -> None:
-    """As the server stops it is live, and not ready, and nobody else is let in."""
+    """A stopping server is live and not ready, and accepts no other connections."""
     server = serve(
         "--handlers=gated=fakes:Gated",
         "--probe_port=0",
@@ -84,8 +84,8 @@ def test_it_answers_until_the_last_request_is_answered(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_port_that_is_taken_stops_the_host(workers: int) -> None:
-    """It is told with the other ports that are."""
+def test_taken_probe_port_stops_the_host(workers: int) -> None:
+    """A taken probe port is reported together with other taken ports."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = oip_host(

@@ -210,7 +210,7 @@ def test_a_uint64_parameter_keeps_its_value(host: Server) -> None:
 def test_a_json_body_may_have_any_content_type(
     client: httpx.Client, kind: str | None
 ) -> None:
-    """The Content-Type is not asked for."""
+    """The Content-Type is not checked."""
     headers = {} if kind is None else {"content-type": kind}
     answer = client.post(ECHO, content=json.dumps(ONE), headers=headers)
     assert 200 == answer.status_code
@@ -218,7 +218,7 @@ def test_a_json_body_may_have_any_content_type(
 
 @pytest.mark.parametrize("wanted", [["a", "b"], ["c", "a"], ["b"], ["c", "b", "a"]])
 def test_outputs_select_and_order(host: Server, wanted: list[str]) -> None:
-    """The answer has the outputs that were asked for, in that order, and no other."""
+    """The answer has exactly the requested outputs, in the requested order."""
     asked = {
         "inputs": [tensor([i], [1], name=name) for i, name in enumerate("abc")],
         "outputs": [{"name": name} for name in wanted],
@@ -259,7 +259,7 @@ def test_outputs_select_and_order(host: Server, wanted: list[str]) -> None:
         ("GET", "/V2"),
     ],
 )
-def test_what_there_is_not_is_not_found(
+def test_unknown_path_or_model_is_not_found(
     client: httpx.Client, method: str, path: str
 ) -> None:
     """An unknown path or model is a 404 with a text, and the connection goes on."""
@@ -365,7 +365,7 @@ def replaced(place: str, value: Any) -> Any:
         if kind not in takes
     ],
 )
-def test_a_field_of_another_type_is_refused_by_its_place(
+def test_field_of_the_wrong_type_is_refused_by_place(
     client: httpx.Client, place: str, kind: str
 ) -> None:
     """The text names the field, in the form in which a program would reach it."""
@@ -377,8 +377,8 @@ def test_a_field_of_another_type_is_refused_by_its_place(
 @pytest.mark.parametrize(
     "place", [p for p in TAKES if "inputs" in p and "par" not in p and p[-1] != "]"]
 )
-def test_a_missing_field_is_told_as_missing(client: httpx.Client, place: str) -> None:
-    """Only what is optional may be left out."""
+def test_missing_field_is_reported(client: httpx.Client, place: str) -> None:
+    """Only optional fields may be left out."""
     whole = json.dumps(replaced(place, "LEFT OUT"))
     name = place.rpartition(".")[2]
     content = whole.replace(f'"{name}": "LEFT OUT"', '"other": 1')
@@ -526,7 +526,7 @@ def test_a_missing_field_is_told_as_missing(client: httpx.Client, place: str) ->
         ),
     ],
 )  # fmt: skip
-def test_what_is_no_request_is_refused(
+def test_invalid_request_is_refused(
     client: httpx.Client, body: bytes, text: str
 ) -> None:
     """A 400 with one sentence that names what is wrong; the connection goes on."""
@@ -575,7 +575,7 @@ def wrong_elements(datatype: str) -> list[str]:
     ("datatype", "element"),
     [(datatype, element) for datatype in ENDS for element in wrong_elements(datatype)],
 )
-def test_an_element_that_is_no_value_of_the_datatype_is_refused(
+def test_element_outside_the_datatype_is_refused(
     client: httpx.Client, datatype: str, element: str
 ) -> None:
     """Nothing is wrapped, cut or guessed; the text says which element it is."""
@@ -585,8 +585,10 @@ def test_an_element_that_is_no_value_of_the_datatype_is_refused(
 
 
 @pytest.mark.parametrize("datatype", [name for name, ends in ENDS.items() if ends])
-def test_the_ends_of_a_datatype_are_taken(client: httpx.Client, datatype: str) -> None:
-    """What just fits is no error."""
+def test_extreme_values_of_a_datatype_are_accepted(
+    client: httpx.Client, datatype: str
+) -> None:
+    """The smallest and the largest value of a datatype are accepted."""
     low, high = ENDS[datatype]  # type: ignore[misc]
     body = raw_json(f"[{low},{high}]", "[2]", datatype)
     assert 200 == client.post(ECHO, content=body).status_code
@@ -656,10 +658,8 @@ def test_a_body_may_come_in_pieces(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata"])
-def test_a_message_that_is_none_is_an_invalid_argument(
-    host: Server, method: str
-) -> None:
-    """Bytes that are no message are the client's fault, on every RPC."""
+def test_malformed_message_is_an_invalid_argument(host: Server, method: str) -> None:
+    """Malformed bytes are a client error, on every RPC."""
     import grpc
 
     with grpc.insecure_channel(host.grpc_address) as channel:
@@ -673,8 +673,8 @@ def test_a_message_that_is_none_is_an_invalid_argument(
             )
 
 
-def test_an_rpc_that_there_is_not_is_unimplemented(host: Server) -> None:
-    """What the service has not is UNIMPLEMENTED."""
+def test_unknown_rpc_is_unimplemented(host: Server) -> None:
+    """An RPC that the service does not have is UNIMPLEMENTED."""
     import grpc
 
     with grpc.insecure_channel(host.grpc_address) as channel:
