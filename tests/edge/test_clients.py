@@ -1,4 +1,4 @@
-"""Clients that were not written here: httpx, curl, KServe's and Triton's own."""
+"""Clients by other authors: httpx, curl, and those of KServe and Triton."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ METADATA = {
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model that echoes, one that did not load, and one that is always late."""
+    """A host with a model that echoes, one that failed to load, and a late one."""
     gates = tmp_path_factory.mktemp("gates")
     with Server(
         "--handlers=echo=fakes:Echo,failed=fakes:LoadFalse?,late=fakes:Gated",
@@ -49,7 +49,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def answered(data: list[Any], shape: list[int], datatype: str) -> dict[str, Any]:
-    """Echo's answer to one input."""
+    """Return the answer of the echo model to one input."""
     outputs = [tensor(data, shape, datatype)]
     return {"model_name": "echo", "model_version": "1", "outputs": outputs}
 
@@ -83,7 +83,7 @@ def test_httpx_infers(host: Server, data: list[Any], datatype: str) -> None:
 
 
 def test_httpx_sends_a_body_of_unknown_length(host: Server) -> None:
-    """A chunked body is a body."""
+    """A chunked body is accepted."""
     body = json.dumps(request([1.5], [1])).encode()
     answer = host.post(INFER, content=iter([body[:7], body[7:]]))
     assert (200, [1.5]) == (answer.status_code, answer.json()["outputs"][0]["data"])
@@ -136,7 +136,7 @@ def test_httpx_asks_for_health_and_metadata(host: Server) -> None:
     ],
     ids=["unknown", "failed", "wrong", "late"],
 )
-def test_httpx_is_told_of_errors(
+def test_httpx_gets_errors(
     host: Server, model: str, asked: Any, status: int, text: str
 ) -> None:
     """The status is HTTP's, and the body names the fault."""
@@ -144,7 +144,7 @@ def test_httpx_is_told_of_errors(
     assert (status, {"error": text}) == (answer.status_code, answer.json())
 
 
-async def test_many_requests_at_once_get_each_its_own_answer(host: Server) -> None:
+async def test_simultaneous_requests_get_their_own_answers(host: Server) -> None:
     """Answers are not mixed up between connections."""
     async with httpx.AsyncClient(base_url=host.url, timeout=30) as client:
 
@@ -161,7 +161,7 @@ async def test_many_requests_at_once_get_each_its_own_answer(host: Server) -> No
 
 
 def curl(host: Server, path: str, *options: str) -> tuple[int, bytes]:
-    """The status and the body that curl gets."""
+    """Return the status and the body that curl gets."""
     program = shutil.which("curl")
     if program is None:
         pytest.skip("curl is not installed")
@@ -179,7 +179,7 @@ def curl(host: Server, path: str, *options: str) -> tuple[int, bytes]:
     ids=["fp32", "bytes"],
 )
 def test_curl_infers(host: Server, data: list[Any], datatype: str) -> None:
-    """The request of the documentation works as it stands, without a content type."""
+    """The documented request works unchanged, without a content type."""
     status, body = curl(host, INFER, "-d", json.dumps(request(data, [2], datatype)))
     assert (200, answered(data, [2], datatype)) == (status, json.loads(body))
 
@@ -207,13 +207,13 @@ def test_curl_sends_a_large_body(host: Server, tmp_path: Path) -> None:
 
 
 def test_curl_asks_for_health_and_metadata(host: Server) -> None:
-    """What a probe or a person asks with curl is answered."""
+    """Health and metadata are answered to curl."""
     assert 200 == curl(host, "/v2/health/live")[0]
     assert 200 == curl(host, "/v2/health/ready", "--head")[0]
     assert METADATA == json.loads(curl(host, "/v2/models/echo")[1])
 
 
-def test_curl_is_told_of_errors(host: Server) -> None:
+def test_curl_gets_errors(host: Server) -> None:
     """An error is one readable line."""
     status, body = curl(host, INFER, "-d", "rubbish")
     assert (400, ["error"]) == (status, list(json.loads(body)))
@@ -226,7 +226,7 @@ def test_curl_is_told_of_errors(host: Server) -> None:
 
 @pytest.fixture(scope="module")
 def kserve(host: Server) -> Any:
-    """What KServe's REST and gRPC clients saw."""
+    """What KServe's REST and gRPC clients received."""
     program = str(SUPPORT / "client_kserve.py")
     done = run(sys.executable, program, host.url, host.grpc_address)
     assert done.returncode == 0, done.stderr
@@ -246,10 +246,10 @@ def kserve(host: Server) -> Any:
     ],
     ids=["fp32", "int64", "bytes"],
 )
-def test_kserves_clients_infer(
+def test_kserve_clients_infer(
     kserve: Any, protocol: str, form: str, datatype: str, shape: list[int], data: Any
 ) -> None:
-    """Each form in which KServe's clients send a tensor comes back the same."""
+    """Every form in which KServe's clients send a tensor comes back the same."""
     expected = {
         "id": "7",
         "model": "echo",
@@ -262,14 +262,14 @@ def test_kserves_clients_infer(
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
-def test_kserves_clients_ask_for_health(kserve: Any, protocol: str) -> None:
-    """Server and model health are what they are; a failed model is not ready."""
+def test_kserve_clients_ask_for_health(kserve: Any, protocol: str) -> None:
+    """The clients see the health of server and models; a failed model is not ready."""
     seen = kserve[protocol]
     assert [True] * 3 == [seen[key] for key in ("live", "ready", "model ready")]
     assert seen["failed model ready"] is False
 
 
-def test_kserves_clients_are_told_of_errors(kserve: Any) -> None:
+def test_kserve_clients_get_errors(kserve: Any) -> None:
     """The clients' own exceptions carry the status and the text."""
     for key, status, code, text in (
         ("wrong", 400, "INVALID_ARGUMENT", WRONG),
@@ -285,7 +285,7 @@ def test_kserves_clients_are_told_of_errors(kserve: Any) -> None:
 
 @pytest.fixture(scope="module")
 def triton(host: Server) -> Any:
-    """What Triton's HTTP and gRPC clients saw."""
+    """What Triton's HTTP and gRPC clients received."""
     if importlib.util.find_spec("tritonclient") is None:
         pytest.skip("tritonclient is not installed")
     program = str(SUPPORT / "client_triton.py")
@@ -317,7 +317,7 @@ TRITON = {
         if datatype != "FP16" or (form, wanted) == ("binary", "binary")
     ],
 )
-def test_tritons_http_client_infers(
+def test_triton_http_client_infers(
     triton: Any, datatype: str, form: str, wanted: str
 ) -> None:
     """Every datatype goes as JSON or binary and comes back as either."""
@@ -326,14 +326,14 @@ def test_tritons_http_client_infers(
 
 
 @pytest.mark.parametrize("datatype", TRITON)
-def test_tritons_grpc_client_infers(triton: Any, datatype: str) -> None:
+def test_triton_grpc_client_infers(triton: Any, datatype: str) -> None:
     """Every datatype goes there and back as raw contents."""
     expected = ["7", "echo", *TRITON[datatype]]
     assert expected == triton["grpc"]["answers"][datatype]
 
 
-def test_tritons_clients_send_bytes_that_are_no_text(triton: Any) -> None:
-    """BYTES hold any bytes; JSON cannot, and says how else to ask."""
+def test_triton_clients_send_bytes_outside_utf_8(triton: Any) -> None:
+    """BYTES hold any bytes; JSON cannot carry them, and the error says what can."""
     for protocol in ("http", "grpc"):
         expected = ["7", "echo", [2], ["\\xff\x00", ""]]
         assert expected == triton[protocol]["answers"]["not text"]
@@ -344,16 +344,14 @@ def test_tritons_clients_send_bytes_that_are_no_text(triton: Any) -> None:
     assert ["500", text] == triton["http"]["not json"]
 
 
-def test_tritons_http_client_mixes_json_and_binary(triton: Any) -> None:
+def test_triton_http_client_mixes_json_and_binary(triton: Any) -> None:
     """Inputs and outputs of both forms in one request are told apart by name."""
     expected = {"a": [0.0, 0.0], "b": [1.0, 1.0], "c": [2.0, 2.0]}
     assert expected == triton["http"]["mixed"]
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_tritons_clients_ask_for_health_and_metadata(
-    triton: Any, protocol: str
-) -> None:
+def test_triton_clients_ask_for_health_and_metadata(triton: Any, protocol: str) -> None:
     """Both clients see one server and one model, ready as they are."""
     seen = triton[protocol]
     keys = ("live", "ready", "model ready", "version ready")
@@ -381,7 +379,7 @@ def test_tritons_clients_ask_for_health_and_metadata(
     ],
     ids=["model", "metadata", "version", "failed", "late"],
 )
-def test_tritons_clients_are_told_of_errors(
+def test_triton_clients_get_errors(
     triton: Any, key: str, status: str, code: str, text: str
 ) -> None:
     """The clients' own exceptions carry the status and the text."""
@@ -394,7 +392,7 @@ def test_tritons_clients_are_told_of_errors(
 
 @pytest.fixture(scope="module")
 def triton_aio(host: Server) -> Any:
-    """What Triton's asyncio clients saw, and all four of them with compression."""
+    """What Triton's asyncio clients received, and all four clients with compression."""
     if importlib.util.find_spec("tritonclient") is None:
         pytest.skip("tritonclient is not installed")
     program = str(SUPPORT / "client_triton_aio.py")
@@ -408,10 +406,10 @@ def triton_aio(host: Server) -> Any:
     ("protocol", "form"), [("http", "binary"), ("http", "json"), ("grpc", "binary")]
 )
 @pytest.mark.parametrize("datatype", [*TRITON, "not text"])
-def test_tritons_asyncio_clients_infer(
+def test_triton_asyncio_clients_infer(
     triton_aio: Any, protocol: str, form: str, datatype: str
 ) -> None:
-    """Every datatype goes there and back, as with the clients that block."""
+    """Every datatype goes there and back, as with the blocking clients."""
     answers = triton_aio[protocol]["answers"]
     if form == "json" and datatype in ("FP16", "not text"):  # not in the client's JSON
         assert f"{datatype} json" not in answers
@@ -421,7 +419,7 @@ def test_tritons_asyncio_clients_infer(
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_tritons_asyncio_clients_see_what_the_others_see(
+def test_triton_asyncio_clients_get_the_same_answers(
     triton: Any, triton_aio: Any, protocol: str
 ) -> None:
     """Health, metadata and errors are the same, in the words of either client."""
@@ -435,7 +433,7 @@ def test_tritons_asyncio_clients_see_what_the_others_see(
 @pytest.mark.parametrize(
     ("client", "ways"), [("http", 18), ("http aio", 2), ("grpc", 2), ("grpc aio", 2)]
 )
-def test_tritons_clients_compress(triton_aio: Any, client: str, ways: int) -> None:
+def test_triton_clients_compress(triton_aio: Any, client: str, ways: int) -> None:
     """gzip and deflate, of requests and of answers, binary and JSON, lose nothing."""
     results = triton_aio["compressed"][client]
     assert ways == len(results)
@@ -443,7 +441,7 @@ def test_tritons_clients_compress(triton_aio: Any, client: str, ways: int) -> No
 
 
 @pytest.mark.parametrize("codec", ["gzip", "deflate"])
-def test_an_answer_is_compressed_for_who_asks(host: Server, codec: str) -> None:
+def test_answer_is_compressed_on_request(host: Server, codec: str) -> None:
     """The header says so, and the body is smaller; httpx reads it."""
     body = request([0.0] * 4000, [4000])
     answer = host.post(INFER, json=body, headers={"Accept-Encoding": codec})
@@ -459,7 +457,7 @@ def test_an_answer_is_compressed_for_who_asks(host: Server, codec: str) -> None:
 
 @pytest.fixture(scope="module")
 def open_openapi(host: Server) -> Any:
-    """What `open-inference-openapi` saw."""
+    """What `open-inference-openapi` received."""
     if importlib.util.find_spec("open_inference.openapi") is None:
         pytest.skip("open-inference-openapi is not installed")
     done = run(sys.executable, str(SUPPORT / "client_open_openapi.py"), host.url)
@@ -478,15 +476,15 @@ def open_openapi(host: Server) -> Any:
 def test_open_inference_openapi_infers(
     open_openapi: Any, datatype: str, shape: list[int], data: list[Any]
 ) -> None:
-    """Its models take the answers as they are."""
+    """The client's models accept the answers unchanged."""
     expected = {**answered(data, shape, datatype), "id": "7"}
     assert expected == open_openapi["answers"][datatype]
 
 
-def test_open_inference_openapi_asks_with_parameters_and_outputs(
+def test_open_inference_openapi_sends_parameters(
     open_openapi: Any,
 ) -> None:
-    """What the protocol has beside the inputs works with it too."""
+    """Parameters and requested outputs work with it too."""
     one = answered([1.0], [1], "FP32")
     assert one == open_openapi["selected"] == open_openapi["async"]
     assert {**one, "parameters": {"a": 1, "b": "c"}} == open_openapi["parameters"]
@@ -511,7 +509,7 @@ def test_open_inference_openapi_asks_for_health_and_metadata(open_openapi: Any) 
         ("failed ready", "ServiceUnavailableError", 503, FAILED),
     ],
 )
-def test_open_inference_openapi_is_told_of_errors(
+def test_open_inference_openapi_gets_errors(
     open_openapi: Any, key: str, kind: str, status: int, text: str
 ) -> None:
     """Each error has the status, the text, and the class that the client has."""
@@ -520,7 +518,7 @@ def test_open_inference_openapi_is_told_of_errors(
 
 @pytest.fixture(scope="module")
 def open_grpc(host: Server) -> Any:
-    """What `open-inference-grpc` saw."""
+    """What `open-inference-grpc` received."""
     if importlib.util.find_spec("open_inference.grpc") is None:
         pytest.skip("open-inference-grpc is not installed")
     program = str(SUPPORT / "client_open_grpc.py")
@@ -549,8 +547,8 @@ def test_open_inference_grpc_infers(
     assert expected == open_grpc["answers"][datatype]
 
 
-def test_open_inference_grpc_sends_raw_contents_and_parameters(open_grpc: Any) -> None:
-    """What the protocol has beside typed contents works with it too."""
+def test_open_inference_grpc_sends_raw_contents(open_grpc: Any) -> None:
+    """Raw contents and parameters work with it too."""
     assert "0000c03f" == open_grpc["raw"]
     assert [1, "c"] == open_grpc["parameters"]
 
@@ -578,7 +576,7 @@ def test_open_inference_grpc_asks_for_health_and_metadata(open_grpc: Any) -> Non
         ("failed", "UNAVAILABLE", FAILED),
     ],
 )
-def test_open_inference_grpc_is_told_of_errors(
+def test_open_inference_grpc_gets_errors(
     open_grpc: Any, key: str, code: str, text: str
 ) -> None:
     """Its exceptions carry the code and the text."""

@@ -1,4 +1,4 @@
-"""The codecs in process: nothing is lost, and only the host's errors are raised."""
+"""The codecs in process: they lose nothing and raise only the host's errors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def tensors(draw: st.DrawFn, datatype: str, text: bool = False) -> Named:
 
 
 def answered(request: InferenceRequest) -> InferenceResponse:
-    """The answer of a handler that gives back what it got."""
+    """Return the answer of a handler that echoes its inputs."""
     check_request(request)
     outputs = [
         ResponseOutput(
@@ -86,7 +86,7 @@ def answered(request: InferenceRequest) -> InferenceResponse:
 
 
 def through_rest(head: dict[str, Any], rest: bytes, length: bool) -> list[Named]:
-    """A REST request through both codecs."""
+    """Send a REST request through both codecs."""
     body = json.dumps(head).encode()
     request = rest_codec.decode(body + rest, len(body) if length else None)
     content, size = rest_codec.encode(request, answered(request))
@@ -95,7 +95,7 @@ def through_rest(head: dict[str, Any], rest: bytes, length: bool) -> list[Named]
 
 
 def through_grpc(tensor: Named, in_raw: bool) -> list[Named]:
-    """A gRPC request through both codecs."""
+    """Send a gRPC request through both codecs."""
     sent = wire_request("echo", [tensor], in_raw).SerializeToString()
     wire = grpc_codec.parse(sent)
     answer = grpc_codec.encode(wire, answered(grpc_codec.decode(wire)))
@@ -180,7 +180,7 @@ def mutations(whole: bytes) -> st.SearchStrategy[bytes]:
 
 
 def told_or_taken(call: Callable[[], Any]) -> None:
-    """The call succeeds, or raises an error with a text that a client may see."""
+    """Expect success, or an error with a text that a client may see."""
     refusal: OIPError | None = None
     try:
         call()
@@ -296,7 +296,7 @@ def test_no_header_breaks_the_choice_of_an_encoding(header: str) -> None:
 @MANY
 @given(st.text(max_size=20))
 def test_no_name_breaks_decompression(name: str) -> None:
-    """An encoding of any name is one of the few, or refused."""
+    """A name is one of the supported encodings, or refused."""
     told_or_taken(lambda: decompress(b"", name, 10))
 
 
@@ -305,10 +305,8 @@ def test_no_name_breaks_decompression(name: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**70, [1j]], ids=repr)
 @pytest.mark.parametrize("level", ["answer", "output"])
-def test_a_parameter_that_json_has_not_is_the_handlers_fault(
-    level: str, value: Any
-) -> None:
-    """It is an error, and never a null in the answer."""
+def test_parameter_outside_json_is_a_handler_error(level: str, value: Any) -> None:
+    """A parameter that JSON cannot carry is an error, and never null in the answer."""
     request = rest_codec.decode(
         json.dumps({"inputs": [json_input(WIDE)]}).encode(), None
     )
@@ -319,7 +317,7 @@ def test_a_parameter_that_json_has_not_is_the_handlers_fault(
         rest_codec.encode(request, response)
 
 
-def test_an_error_is_told_whatever_is_in_its_text() -> None:
-    """Half a surrogate pair in a handler's words does not break the answer."""
+def test_error_text_may_have_a_lone_surrogate() -> None:
+    """Half a surrogate pair in a handler's error text does not break the answer."""
     expected = {"error": "a ? b"}
     assert expected == json.loads(error_body(ValueError("a \ud800 b")))

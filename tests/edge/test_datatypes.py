@@ -1,4 +1,4 @@
-"""Every datatype over every carrier, there and back, equal to the last bit."""
+"""Every datatype in every encoding, there and back, equal to the last bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def host() -> Iterator[Server]:
 
 
 def random_array(datatype: str, shape: list[int], seed: int = 7) -> Array:
-    """Any finite elements of the datatype; BYTES are text, so that JSON has them."""
+    """Any finite elements of the datatype; BYTES are text, which JSON can carry."""
     rng = np.random.default_rng(seed)
     count = int(np.prod(shape))
     if datatype == "BYTES":
@@ -63,7 +63,7 @@ def values(datatype: str, *elements: Any) -> Array:
 
 
 def bits(datatype: str, *patterns: int) -> Array:
-    """Floats from their bit patterns."""
+    """Return floats with these bit patterns."""
     return np.array(patterns, BITS[datatype]).view(DTYPES[datatype])
 
 
@@ -145,7 +145,7 @@ def test_all_datatypes_travel_in_one_request(host: Server, carrier: str) -> None
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_typed_contents_have_no_sixteen_bit_floats(host: Server, datatype: str) -> None:
-    """On gRPC, FP16 and BF16 travel raw only, and the text says so."""
+    """In gRPC, FP16 and BF16 are raw only, and the error says so."""
     wire = wire_request("echo", [Named("x", "FP32", values("FP32", 1.0))], in_raw=False)
     wire.inputs[0].datatype = datatype
     text = f"input 'x': {datatype} travels in raw_input_contents only"
@@ -154,7 +154,7 @@ def test_typed_contents_have_no_sixteen_bit_floats(host: Server, datatype: str) 
 
 @pytest.mark.parametrize("datatype", FLOATS)
 def test_json_has_no_nan(host: Server, datatype: str) -> None:
-    """An answer that JSON cannot carry is an error that tells the way out."""
+    """An answer that JSON cannot carry is an error that names the alternative."""
     tensor = Named("x", datatype, values(datatype, np.nan, np.inf))
     head = json.dumps({"inputs": [binary_input(tensor)]}).encode()
     answer = host.post(
@@ -169,7 +169,7 @@ def test_json_has_no_nan(host: Server, datatype: str) -> None:
     assert (500, {"error": text}) == (answer.status_code, answer.json())
 
 
-def test_json_has_no_bytes_that_are_no_text(host: Server) -> None:
+def test_json_has_no_bytes_outside_utf_8(host: Server) -> None:
     """BYTES that are not UTF-8 are an error in JSON, never a replacement character."""
     tensor = Named("x", "BYTES", octets(b"\xff"))
     head = json.dumps({"inputs": [binary_input(tensor)]}).encode()
@@ -200,7 +200,7 @@ def test_json_has_no_bytes_that_are_no_text(host: Server) -> None:
 def test_a_number_is_rounded_to_its_datatype(
     host: Server, datatype: str, given: list[Any], expected: list[float]
 ) -> None:
-    """An integer is taken for a float, and a decimal becomes the nearest one."""
+    """An integer is accepted as a float, and a decimal becomes the nearest float."""
     entry = {"name": "x", "shape": [len(given)], "datatype": datatype, "data": given}
     answer = host.post("/v2/models/echo/infer", json={"inputs": [entry]})
     got = answer.json()["outputs"][0]["data"]
@@ -215,8 +215,8 @@ def test_a_scalar_has_the_shape_of_no_dimensions(host: Server) -> None:
     assert ([], [5]) == (output["shape"], output["data"])
 
 
-def test_grpc_answers_raw_where_typed_contents_cannot(host: Server) -> None:
-    """One FP16 output makes the whole answer raw, as the protocol demands."""
+def test_grpc_answers_raw_with_an_fp16_output(host: Server) -> None:
+    """One FP16 output makes the whole answer raw, as the protocol requires."""
     sent = [
         Named("a", "FP16", values("FP16", 1.5)),
         Named("b", "INT64", values("INT64", 2)),

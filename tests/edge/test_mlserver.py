@@ -1,4 +1,4 @@
-"""MLServer's codecs as a client, in an environment of their own.
+"""MLServer's codecs as a client, in a separate environment.
 
 mlserver asks for other versions of what kserve needs, so it cannot be installed beside.
 """

@@ -49,7 +49,7 @@ by_way = pytest.mark.parametrize("way", WAYS)
 
 
 def capacity(kind: str, concurrency: int = 1) -> int:
-    """How many requests a model of this kind accepts: to run, and to wait."""
+    """Return how many requests such a model accepts, running and waiting."""
     return (2 if kind == "batch" else concurrency) + QUEUE
 
 
@@ -60,7 +60,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def host(directory: Path) -> Iterator[Server]:
-    """A server where every test has models of its own, of each kind."""
+    """A server that has models of each kind for each test."""
     models, options = (
         ["echo=fakes:Echo", "packed=fakes:Echo", "kserve=fakes:KServeGated"],
         [],
@@ -139,19 +139,19 @@ async def filled(clients: Clients, way: str, model: str, free: int) -> Requests:
 
 
 def counted(host: Server, model: str, *outcomes: str) -> float:
-    """How many requests have ended in one of these ways, by the metrics."""
+    """Return the number of requests with one of these outcomes in the metrics."""
     labels = [{"model_name": model, "outcome": outcome} for outcome in outcomes]
     return sum(metric(host, "oip_requests_total", **one) for one in labels)
 
 
 def statistics(host: Server, model: str) -> dict[str, int]:
-    """The same by the statistics: how many have been answered, and how many not."""
+    """Return the numbers of answered and failed requests in the statistics."""
     (stats,) = described(host, "rest", "stats", model).document["model_stats"]
     return {name: one["count"] for name, one in stats["inference_stats"].items()}
 
 
 async def until_counted(host: Server, model: str, count: int, *outcomes: str) -> None:
-    """Wait until so many have ended in one of these ways."""
+    """Wait until so many requests have one of these outcomes."""
     await until(lambda: counted(host, model, *outcomes) == count, f"{outcomes}")
 
 
@@ -164,10 +164,10 @@ async def until_called(gate: Gate, count: int = 1) -> None:
 
 
 @by_kind
-async def test_beyond_the_queue_is_refused_at_once(
+async def test_overflow_of_the_queue_is_refused_at_once(
     host: Server, shut: Shut, kind: str
 ) -> None:
-    """As many as fit are accepted, by all protocols together; the rest is refused.
+    """All protocols share one capacity; requests over it are refused.
 
     The refusals are there while the handler holds what was accepted, and everything
     else is answered meanwhile. Then each request has its own answer.
@@ -204,10 +204,10 @@ async def test_beyond_the_queue_is_refused_at_once(
 
 
 @pytest.mark.parametrize("kind", ["thread", "batch"])
-async def test_past_timeout_s_what_waits_is_never_run(
+async def test_request_waiting_past_timeout_s_is_not_run(
     host: Server, shut: Shut, kind: str
 ) -> None:
-    """Whoever waits for too long is told so, and the place is free for the next."""
+    """A request that waits too long is refused, and its place is free again."""
     model = f"late-{kind}"
     gate = shut(model)
     async with Clients(host) as clients:
@@ -229,10 +229,10 @@ async def test_past_timeout_s_what_waits_is_never_run(
 
 
 @by_kind
-async def test_past_the_clients_deadline_what_waits_is_never_run(
+async def test_request_past_its_deadline_is_not_run(
     host: Server, shut: Shut, kind: str
 ) -> None:
-    """The deadline of a gRPC client counts where it is before `timeout_s`."""
+    """A gRPC client's deadline counts if it comes before `timeout_s`."""
     model = f"patient-{kind}"
     gate = shut(model)
     async with Clients(host) as clients:
@@ -257,10 +257,10 @@ async def test_past_the_clients_deadline_what_waits_is_never_run(
 
 @by_kind
 @by_way
-async def test_a_client_that_leaves_frees_its_place(
+async def test_disconnected_client_frees_its_place(
     host: Server, shut: Shut, kind: str, way: str
 ) -> None:
-    """So many as leave the queue are accepted anew, and what they asked is never run.
+    """Each client that leaves the queue makes room, and its request is never run.
 
     They are counted as failed, with the outcome "Cancelled" and their protocol.
     """
@@ -308,8 +308,8 @@ async def test_a_coroutine_ends_with_its_client(
     assert names == sorted(gate.ran)
 
 
-async def test_a_client_that_leaves_while_its_answer_is_packed(host: Server) -> None:
-    """Nobody waits for the compression any more, and the log says nothing of it."""
+async def test_client_may_leave_during_compression(host: Server) -> None:
+    """Nothing waits for the compression any longer, and the log does not mention it."""
     numbers = [0.123 * n for n in range(300_000)]
     async with httpx.AsyncClient(base_url=host.url, timeout=60) as client:
         asked = asyncio.create_task(
@@ -325,7 +325,7 @@ async def test_a_client_that_leaves_while_its_answer_is_packed(host: Server) -> 
     assert "Traceback" not in host.log
 
 
-async def test_a_v1_client_of_a_kserve_model_that_leaves(
+async def test_kserve_model_is_not_called_for_a_lost_client(
     host: Server, directory: Path
 ) -> None:
     """A `kserve.Model` is not called for a client that left the queue."""
@@ -351,7 +351,7 @@ async def test_a_v1_client_of_a_kserve_model_that_leaves(
 
 
 async def test_unloads_and_loads_lose_no_request(host: Server, directory: Path) -> None:
-    """Whatever happens to the model, a request is answered, or told to be too early.
+    """During loads and unloads a request is answered, or refused as too early.
 
     No request is run that is not answered, and none twice.
     """

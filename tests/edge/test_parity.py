@@ -1,4 +1,4 @@
-"""The same requests by REST and by gRPC: the same answers, texts and matching codes."""
+"""The same requests by REST and gRPC have the same answers, texts and codes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def host() -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Case:
-    """A request, as REST has it in JSON; with `raw`, its data are these bytes."""
+    """A request in REST's JSON; with `raw`, its data are these bytes."""
 
     name: str
     inputs: list[dict[str, Any]]
@@ -72,7 +72,7 @@ X = given([1.0], [1])
 
 
 def good() -> Iterator[Case]:
-    """What is answered."""
+    """Yield the cases that are answered."""
     rng = np.random.default_rng(5)
     for datatype in CONTENTS:
         for shape in ([], [0], [3], [2, 2], [1, 2, 3]):
@@ -128,7 +128,7 @@ def good() -> Iterator[Case]:
 
 
 def bad() -> Iterator[Case]:
-    """What is refused, and with which text."""
+    """Yield the cases that are refused, each with its error text."""
     for shape, count in (([], 2), ([1], 0), ([1], 2), ([2, 3], 5), ([0, 3], 1)):
         needed = int(np.prod(shape))
         for datatype in ("FP32", "INT64", "BOOL", "BYTES"):
@@ -250,12 +250,12 @@ def bad() -> Iterator[Case]:
 
 
 def raising(name: str, status: int, text: str) -> Case:
-    """A handler that raises `name`."""
+    """Return a case whose handler raises `name`."""
     return Case(name, [given([name], [1], "BYTES")], status, text, "raises")
 
 
 def bad_raw() -> Iterator[Case]:
-    """Raw bytes that do not fit."""
+    """Yield cases whose raw bytes do not fit."""
     for datatype in DTYPES:
         size = 4 if datatype == "BYTES" else np.dtype(DTYPES[datatype]).itemsize
         if size > 1 and datatype != "BYTES":
@@ -290,7 +290,7 @@ def bad_raw() -> Iterator[Case]:
 
 
 def send_rest(host: Server, case: Case) -> tuple[Reply, list[Named]]:
-    """The case over REST; with `raw`, in binary both ways."""
+    """Send the case over REST; with `raw`, in binary both ways."""
     document: dict[str, Any] = {**case.more, "inputs": case.inputs}
     path = f"/versions/{case.version}" if case.version else ""
     headers: dict[str, str] = {}
@@ -345,7 +345,7 @@ def parameters_of(entry: Any) -> dict[str, Any]:
 
 
 def send_grpc(host: Server, case: Case) -> tuple[Reply, list[Named]]:
-    """The case over gRPC; with `raw`, in raw contents."""
+    """Send the case over gRPC; with `raw`, in raw contents."""
     wire = message("ModelInferRequest")(
         model_name=case.model,
         model_version=case.version or "",
@@ -387,7 +387,7 @@ def send_grpc(host: Server, case: Case) -> tuple[Reply, list[Named]]:
 
 @pytest.mark.parametrize("case", list(good()), ids=str)
 def test_a_good_request_gets_the_same_answer(host: Server, case: Case) -> None:
-    """Names, version, id, parameters, outputs and elements do not depend on the way."""
+    """Names, version, id, parameters, outputs and elements are equal on both."""
     rest, rest_tensors = send_rest(host, case)
     wire, wire_tensors = send_grpc(host, case)
     assert (200, "OK") == (rest.status, wire.status), (rest.document, wire.document)
@@ -413,7 +413,7 @@ PAIRS = {(kind.http_status, kind.grpc_status) for kind in leaves(errors.OIPError
 
 @pytest.mark.parametrize("case", list(bad()), ids=str)
 def test_a_bad_request_gets_the_same_error(host: Server, case: Case) -> None:
-    """The text is the same, and the two codes are those of one class of errors."""
+    """The text is the same, and the two codes belong to one class of errors."""
     rest, _ = send_rest(host, case)
     wire, _ = send_grpc(host, case)
     assert case.status == rest.status, rest.document
@@ -431,7 +431,7 @@ def test_there_are_enough_of_both() -> None:
     assert all(hasattr(builtins, name) or hasattr(errors, name) for name in raised)
 
 
-def test_afterwards_the_host_is_as_ready_as_before(host: Server) -> None:
+def test_the_host_is_ready_after_all_cases(host: Server) -> None:
     """No request harms the host: it is live, and its models answer."""
     assert {"ready": True} == host.get("/v2/health/ready").json()
     assert rpc(host, "ServerReady").ready is True
