@@ -245,7 +245,7 @@ def test_late_body_is_refused(clients: Connect) -> None:
 
 
 def in_time(refusal: Callable[..., str], cases: dict[str, Any]) -> dict[str, str]:
-    """Expect each case's refusal, all at the same time, after about a second."""
+    """Return each case's refusal; all cases run at once, for about a second."""
     began = time.monotonic()
     with ThreadPoolExecutor(len(cases)) as pool:
         refusals = list(pool.map(lambda case: refusal(*case), cases.values()))
@@ -498,10 +498,10 @@ def test_freed_connection_is_reused(full: tuple[Server, list[Client]]) -> None:
             assert early.send(LIVE).answer().status == 200
 
 
-def test_silent_connections_beyond_the_limit_do_not_stay(
+def test_silent_connections_over_the_limit_are_refused(
     full: tuple[Server, list[Client]],
 ) -> None:
-    """Beyond a reserve a connection is closed without an answer; in it, soon."""
+    """Silent connections get a 503 too: soon, or at once beyond a reserve."""
     server, _ = full
     with ExitStack() as stack:
         extra = [stack.enter_context(Client(server)) for _ in range(RESERVE + 5)]

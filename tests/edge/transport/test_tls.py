@@ -352,7 +352,7 @@ def test_expiring_certificate_is_logged(
 
 
 def refused_by_rest(server: Server, context: ssl.SSLContext) -> bool:
-    """Whether a connection ends without an answer; by TLS 1.3 not before its use."""
+    """Return whether a connection ends unanswered, in TLS 1.3 at its first use."""
     try:
         with Connection(server, context) as connection:
             return connection.live() == b""
@@ -361,7 +361,7 @@ def refused_by_rest(server: Server, context: ssl.SSLContext) -> bool:
 
 
 def resumed(server: Server, context: ssl.SSLContext, session: Any) -> bool:
-    """Whether a client goes on with a session of TLS without a new handshake."""
+    """Return whether a client resumes a TLS session without a new handshake."""
     with (
         socket.create_connection(("127.0.0.1", server.http_port), 30) as plain,
         context.wrap_socket(
