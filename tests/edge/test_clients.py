@@ -352,7 +352,7 @@ def test_triton_http_client_mixes_json_and_binary(triton: Any) -> None:
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_triton_clients_ask_for_health_and_metadata(triton: Any, protocol: str) -> None:
-    """Both clients see one server and one model, ready as they are."""
+    """Both clients read the same health and metadata of the server and its models."""
     seen = triton[protocol]
     keys = ("live", "ready", "model ready", "version ready")
     assert [True] * 4 == [seen[key] for key in keys]
@@ -554,7 +554,7 @@ def test_open_inference_grpc_sends_raw_contents(open_grpc: Any) -> None:
 
 
 def test_open_inference_grpc_asks_for_health_and_metadata(open_grpc: Any) -> None:
-    """Server and model health are what they are, and both describe themselves."""
+    """The client reads the health and the metadata of the server and its models."""
     keys = ("live", "ready", "model ready", "version ready")
     assert [True] * 4 == [open_grpc[key] for key in keys]
     assert open_grpc["failed model ready"] is False

@@ -265,7 +265,7 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 @FEW
 @given(body=st.binary(max_size=3000), spare=st.integers(0, 3))
 def test_compression_loses_nothing(name: str, body: bytes, spare: int) -> None:
-    """What the host compresses, it and Python's own modules decompress."""
+    """The host restores what it or Python's modules compressed, up to the limit."""
     limit = len(body) + spare
     assert body == decompress(compress(body, name), name, limit)
     assert body == decompress(ENCODERS[name](body), name, limit)
@@ -300,7 +300,7 @@ def test_no_name_breaks_decompression(name: str) -> None:
     told_or_taken(lambda: decompress(b"", name, 10))
 
 
-# -- what JSON has no form for ------------------------------------------------
+# -- values that JSON cannot carry ---------------------------------------------
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**70, [1j]], ids=repr)

@@ -1,6 +1,7 @@
 """MLServer's codecs as a client, in a separate environment.
 
-mlserver asks for other versions of what kserve needs, so it cannot be installed beside.
+mlserver needs other versions of kserve's dependencies, so the two cannot be installed
+together.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.timeout(240)
-def test_what_mlserver_encodes_comes_back_equal(
+def test_mlserver_encodings_come_back_equal(
     serve: Callable[..., Server], python: str
 ) -> None:
     """Arrays, text, metadata, health and errors are what MLServer's types expect."""

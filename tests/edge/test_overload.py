@@ -1,7 +1,7 @@
 """More requests than a model can take: each is answered or clearly refused.
 
-Every test counts: what was sent is what was answered and what was refused, and the
-handler was called with what was answered and with nothing else.
+Every test counts: each request sent is either answered or refused, and the handler is
+called with the answered requests only.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def shut(directory: Path) -> Iterator[Shut]:
 
 
 def assert_others_answer(host: Server, model: str) -> None:
-    """Health, metrics, what the model tells of itself, and the other models."""
+    """Expect answers from health, metrics, the model's metadata and other models."""
     for path in (
         "/v2/health/live",
         "/v2/health/ready",
@@ -127,9 +127,9 @@ def assert_others_answer(host: Server, model: str) -> None:
 
 
 async def filled(clients: Clients, way: str, model: str, free: int) -> Requests:
-    """Take all places that are free; the requests that have them.
+    """Take all free places and return the requests that have them.
 
-    One request more is sent. When it is refused, all others are where they have to be.
+    One more request is sent. When it is refused, all others are in their places.
     """
     sent = clients.send(way, model, *numbered(f"{way}-{free}", free + 1))
     await until(lambda: done(sent), "a refusal")
@@ -252,7 +252,7 @@ async def test_request_past_its_deadline_is_not_run(
     assert sorted(gate.ran) == sorted(outcome.name for outcome in outcomes)
 
 
-# -- who leaves ---------------------------------------------------------------
+# -- clients that leave -------------------------------------------------------
 
 
 @by_kind

@@ -423,7 +423,10 @@ def test_a_bad_request_gets_the_same_error(host: Server, case: Case) -> None:
 
 
 def test_there_are_enough_of_both() -> None:
-    """Each case has a name of its own, and an exception's name is one."""
+    """There are enough cases of both kinds, with unique names.
+
+    A case whose handler raises is named after the exception.
+    """
     for cases, least in ((list(good()), 80), (list(bad()), 100)):
         assert len(cases) >= least
         assert len(cases) == len({case.name for case in cases})

@@ -100,7 +100,7 @@ def test_check_of_an_unknown_service_is_not_found(host: Server) -> None:
 def test_watch_reports_the_state_and_each_change(host: Server) -> None:
     """The first status comes at once, and another one whenever the model changes.
 
-    The server's does not change with a model that somebody unloads.
+    The server's own status does not change when a model is unloaded.
     """
     with Watcher(host, "guest") as guest, Watcher(host, "") as server:
         guest.wait_for("SERVING")

@@ -101,8 +101,8 @@ def test_instances_become_predictions(
 ) -> None:
     """Each instance is a row of the input, and each row of the output a prediction.
 
-    Several inputs are told apart by name, in each instance. So are several outputs in
-    each row, or as columns where they have no rows in common.
+    Each instance names its values where there are several inputs. Several outputs are
+    named in each row, or are columns where they have no rows in common.
     """
     answer = predict(host, model, {"instances": instances})
     expected = {"predictions": predictions}

@@ -148,7 +148,7 @@ def array_of(items: Sequence[str], gap: str = "") -> str:
 
 
 def object_of(members: Iterable[tuple[str, str]], gap: str = "") -> str:
-    """An object; one of its names may stand there twice."""
+    """An object; one of its names may occur twice."""
     inside = ",".join(f"{gap}{name}{gap}:{gap}{value}{gap}" for name, value in members)
     return f"{{{inside}}}"
 
@@ -306,7 +306,7 @@ def test_an_odd_number_has_one_outcome(number: str) -> None:
         same(one(f"[{number}]", datatype))
 
 
-# -- what the two parsers have differently ------------------------------------
+# -- differences between the two parsers --------------------------------------
 
 ROWS = "[[1, 2, 3, 4], [5, 6, 7, 8]]"
 HIDDEN = "[[0, [0], [0], [0]], [0, 0, 0, 0]]"
@@ -526,7 +526,7 @@ FAILING = {
 def test_a_failure_does_not_poison_the_next_body(bad: bytes) -> None:
     """A body that simdjson cannot or should not read leaves no trace.
 
-    Nor does an exception whose traceback is kept hold anything of the parser.
+    An exception whose traceback is kept does not keep the parser either.
     """
     kept: list[BaseException] = []
     for _ in range(3):
@@ -563,7 +563,7 @@ def test_the_parser_is_not_kept_after_a_very_large_body(
 
 
 def test_a_parser_that_is_in_use_is_left_alone() -> None:
-    """Something that still looks into the last document costs speed, and no more."""
+    """A parser whose last document is still in use is not used again."""
     parser = simdjson.Parser()
     looking: Any = parser.parse(b"[1, 2, 3]")
     large_json._own.parser = parser
@@ -574,7 +574,7 @@ def test_a_parser_that_is_in_use_is_left_alone() -> None:
 
 
 def test_each_thread_has_its_own_parser() -> None:
-    """Each thread has a parser of its own, for good and bad bodies at once."""
+    """Each thread uses a separate parser, for good and bad bodies at once."""
 
     def told(body: bytes) -> tuple[Any, Any]:
         return outcome(body), own_parser()

@@ -1,8 +1,8 @@
-"""The official OpenAPI document, held against a live host by schemathesis.
+"""The official OpenAPI document, checked against a live host by schemathesis.
 
-`open_inference_rest.yaml` is the document as it is published; one thing in it is
-mended when it is read: its paths say `${MODEL_NAME}`, which OpenAPI takes for a dollar
-sign before a parameter.
+`open_inference_rest.yaml` is the document as published. One thing is corrected when it
+is read: its paths say `${MODEL_NAME}`, which OpenAPI reads as a dollar sign before a
+parameter.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def held(host: Server, session: requests.Session, case: Case) -> schemathesis.Re
 
 
 def addressed(case: Case, model: str = "echo") -> Case:
-    """The case, asking a model that there is."""
+    """Return the case, addressed to a model that exists."""
     if case.path_parameters:
         case.path_parameters = {"MODEL_NAME": model, "MODEL_VERSION": "1"}
     return case

@@ -27,7 +27,7 @@ def host() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def client(host: Server) -> Iterator[httpx.Client]:
-    """One connection for all, so that what an error leaves behind would be seen."""
+    """One connection for all tests, so that anything an error leaves behind is seen."""
     limits = httpx.Limits(max_connections=1)
     with httpx.Client(base_url=host.url, limits=limits, timeout=30) as connected:
         yield connected
@@ -186,7 +186,7 @@ def test_a_parameter_may_have_any_name(host: Server, name: str) -> None:
 
 
 def test_a_uint64_parameter_keeps_its_value(host: Server) -> None:
-    """What is beyond int64 travels as uint64_param."""
+    """An integer beyond int64 travels as uint64_param."""
     wire = message("ModelInferRequest")(model_name="echo")
     wire.inputs.add(name="x", datatype="FP32", shape=[0])
     wire.parameters["p"].uint64_param = 2**64 - 1

@@ -129,9 +129,10 @@ class Client:
         return Answer(int(status[1]), headers, body)
 
     def rest(self) -> bytes:
-        """Return what comes until the server closes the connection.
+        """Return the bytes that come until the server closes the connection.
 
-        Where the last thing sent was not read any more the system calls it a reset.
+        A reset counts as a close: the system reports one where the server did not read
+        the last bytes sent.
         """
         try:
             return self._file.read()
@@ -297,8 +298,8 @@ def test_handler_time_does_not_count_as_sending_time(
 ) -> None:
     """The time of a handler counts neither for its request nor for the next one.
 
-    A request is in work for longer than a head and a body may take, and a part of the
-    next one is there all the time. It is complete after the first answer.
+    A request runs for longer than a head and a body may take, while a part of the next
+    one has already come. The rest of it comes after the first answer.
     """
     with Client(gated) as client:
         client.send(held("a"), LIVE[:20])
@@ -371,7 +372,7 @@ def test_client_that_does_not_read_is_disconnected(serve: Serve) -> None:
 
 
 def padded(size: int) -> list[bytes]:
-    """A head of as many bytes, by the parts of which it is sent."""
+    """Return a head of the given size, in the parts in which it is sent."""
     pad = b"p" * (size - len(LIVE) - len(b"pad: \r\n"))
     return [LIVE[:-2], b"pad: ", pad, b"\r\n", b"\r\n"]
 
@@ -572,7 +573,7 @@ def test_unexpected_body_is_skipped(clients: Connect, method: bytes) -> None:
     assert rest.count(b'{"live":true}') == (2 if method == b"GET" else 1)
 
 
-# -- who leaves ---------------------------------------------------------------
+# -- clients that leave -------------------------------------------------------
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -703,7 +704,7 @@ def test_metadata_have_the_limit_of_a_head(host: Server) -> None:
 
 
 def connected(server: Server) -> grpc.Channel:
-    """A client with a connection of its own."""
+    """A client with a separate connection."""
     return grpc.insecure_channel(
         server.grpc_address, [("grpc.use_local_subchannel_pool", 1)]
     )

@@ -1,6 +1,6 @@
 """Requests that two servers might understand differently, and bodies that explode.
 
-What a proxy in front takes for one request must not be two here, or another.
+A request that a proxy in front reads as one must be the same one request here.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ REFUSED = {
     "NUL in a value": (get(b"/v2", b"host: x\0y\r\n"), 400, INVALID),
     "NUL in a name": (get(b"/v2", HOST + b"x\0y: z\r\n"), 400, INVALID),
     "NUL in the path": (get(b"/v2\0"), 400, INVALID),
-    # what a rule of a proxy is about
+    # fields that proxies have rules about
     "no host": (get(b"/v2", b""), 400, "the request has no Host header"),
     "two hosts": (get(b"/v2", HOST + b"host: y\r\n"), 400, TWICE.format("Host")),
     "two authorizations": (

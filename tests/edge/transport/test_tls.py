@@ -136,7 +136,7 @@ def listed(files: tuple[Path, Path]) -> certificates.CertificateFiles:
     return certificates.CertificateFiles(cert, key, None)
 
 
-# -- what is wrong ------------------------------------------------------------
+# -- faulty files -------------------------------------------------------------
 
 
 def files_with_faults(directory: Path) -> dict[str, Path]:
@@ -264,7 +264,7 @@ def test_faulty_files_keep_the_old_certificate(
 ) -> None:
     """Faulty files are logged once, and later correct ones are loaded.
 
-    Files that are written one by one are wrong for a moment, which nobody has to know.
+    Files that are written one by one are wrong for a moment, which is not logged.
     """
     authority = Authority()
     old, new = authority.issue(), authority.issue()
@@ -376,8 +376,8 @@ def test_a_client_needs_a_certificate_of_the_authority(
 ) -> None:
     """Without one, or with another authority's, neither protocol answers; probes do.
 
-    A new authority counts as soon as its file is there, and the old one no more, also
-    for who has a session of TLS to go on with.
+    A new authority counts as soon as its file is there. The old one no longer counts,
+    not even for a client that could resume a TLS session.
     """
     authority, first, second = Authority(), Authority("first"), Authority("second")
     ca = tmp_path / "ca.crt"

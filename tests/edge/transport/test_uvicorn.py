@@ -27,7 +27,7 @@ def connection() -> HttpToolsProtocol:
     """A uvicorn connection on which a request has begun."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        """Wait to be asked, which does not happen."""
+        """Wait for a call that never comes."""
 
     async def connect() -> HttpToolsProtocol:
         config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None)
