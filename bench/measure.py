@@ -99,5 +99,5 @@ def memory_gb() -> int:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(psutil.Process().cpu_affinity())

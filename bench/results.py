@@ -22,7 +22,7 @@ class About(BaseModel):
     python: str
     rounds: int
     seconds: float
-    """What a load was to take; the number of its requests follows from the warm-up."""
+    """The target duration of a load; the warm-up sets its number of requests."""
     packages: dict[str, dict[str, str]]
     """The versions that matter, by server; none for one that is not installed."""
 

@@ -123,7 +123,7 @@ def _measure(plan: Plan, visit: Visit, number: int, keep: Keep) -> None:
 
 
 def _send(job: Job) -> Measured | None:
-    """Have the load generator do the job; None, and a line for people, if it fails."""
+    """Run the load generator; return None and print a line if it fails."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "bench.load"],

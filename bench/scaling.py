@@ -40,7 +40,7 @@ NEEDED = {
 """The modules that must be there, and the packages that bring them."""
 
 Samples = Mapping[str, Mapping[int, Sample]]
-"""Those of each way, by round."""
+"""The results of each way, by round."""
 
 
 def main(

@@ -14,7 +14,7 @@ __all__ = ["cost", "rates", "starts", "waiting"]
 BUSY = 0.9
 """With so many cores, the load generator may be what limits the requests a second."""
 Cells = Mapping[str, str]
-"""What is shown of each server that was measured."""
+"""The columns of each server that was measured."""
 
 
 def cost(results: Results) -> str:

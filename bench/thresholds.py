@@ -53,7 +53,7 @@ class Threshold(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What both ways take for one size, in microseconds."""
+    """The times of both ways for one size, in microseconds."""
 
     size: int
     plain_us: float
@@ -152,7 +152,7 @@ THRESHOLDS = {
         _write_grpc("<i8", "INT64", "int64_contents"),
     ),
 }  # fmt: skip
-"""What is compared, by name."""
+"""The comparisons, by name."""
 
 
 def _seconds(work: Work, times: int) -> float:

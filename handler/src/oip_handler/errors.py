@@ -159,4 +159,4 @@ class DeadlineExceeded(OIPError):
 
 
 CLIENTS_FAULT = (ValueError, TypeError)
-"""What a handler raises if the client is at fault, as upstream defines it."""
+"""The exceptions that blame the client if a handler raises them, as upstream has it."""

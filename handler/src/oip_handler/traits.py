@@ -1,4 +1,4 @@
-"""What a handler says of itself, beside its methods: read once, into one record."""
+"""The traits of a handler, read once into one record."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import BaseModel
 __all__ = ["METHODS", "HandlerTraits", "read_traits"]
 
 METHODS = ("infer", "model_metadata", "model_load")
-"""What every handler has."""
+"""The methods that every handler must have."""
 _OPTIONAL_METHODS = ("model_ready", "model_unload", "predict_v1")
 
 
 @dataclass(frozen=True)
 class HandlerTraits:
-    """What of the contract a handler, or its class, makes use of."""
+    """The parts of the contract that a handler, or its class, uses."""
 
     methods: frozenset[str] = frozenset()
     """Names of the methods that it has, `predict_v1` and its like included."""

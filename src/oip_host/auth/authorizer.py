@@ -1,4 +1,4 @@
-"""Whether a request may do what it asks for: the one rule for REST and gRPC.
+"""The rights of a request: the one rule for REST and gRPC.
 
 Both edges have an `Authorizer`. It learns who sends a request before the body is read,
 and decides whether they may do it before a model is looked up.

@@ -67,7 +67,7 @@ class Key:
 
 @dataclass(frozen=True)
 class JwtRules:
-    """What the claims of a JWT have to be, and the rights of one without scopes."""
+    """The required claims of a JWT, and the rights of one without scopes."""
 
     audience: str | None = None
     issuer: str | None = None

@@ -43,7 +43,7 @@ class Configuration:
     program: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The options that a program set in its code, to read the configuration again."""
     property_contents: Sequence[bytes | None] = field(default=(), repr=False)
-    """What was in each `oip.properties` before it was read, to see when it changes."""
+    """The contents of each `oip.properties` as it was read, to see when it changes."""
 
     def list_effective(self) -> Iterator[tuple[str, str, str]]:
         """Yield each server option as (name, value, source), secrets masked."""

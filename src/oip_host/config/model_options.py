@@ -70,7 +70,7 @@ OF_REPLICAS = (
 
 
 class ModelOptions(BaseModel):
-    """What can be set for each model."""
+    """The options of a single model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -26,7 +26,7 @@ CHECK_EVERY_S = 1.0
 """Seconds between two checks whether a file has changed."""
 
 Stamp = tuple["tuple[int, ...] | None", ...]
-"""What differs after every change of the files; None for one that cannot be opened."""
+"""A mark that every change of a file alters; None for one that cannot be opened."""
 
 
 class WatchedFile(Generic[T]):

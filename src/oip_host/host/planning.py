@@ -46,7 +46,7 @@ class PlannedModel:
     model: Model
     choice: Choice | None = None
     values: Values = field(default_factory=dict)
-    """What is set for the model, by path below `models.<name>`."""
+    """The values set for the model, by path below `models.<name>`."""
     handler: Any = None
     """Its class or factory, if the host itself imports it."""
 

@@ -41,7 +41,7 @@ def get_shared_pool() -> ThreadPool:
 
 
 class Task(Protocol):
-    """What a thread runs."""
+    """The work of a thread."""
 
     def run(self) -> Task | None:
         """Do the work, and return a task to queue behind those that wait."""

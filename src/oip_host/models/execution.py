@@ -43,7 +43,7 @@ ASYNC_CONCURRENCY = 100
 
 
 class HandlerCalls:
-    """What the lanes of one model run; `handler` is there once the model has one.
+    """The calls that the lanes of one model run; `handler` is set once it is made.
 
     A plain `infer` is called by `answer` and `answer_batch`, in a thread of the lane;
     an async one by `answer_async` and `answer_batch_async`, on its event loop.
@@ -237,11 +237,11 @@ class Execution:
         self.requests: Lane = self._plain
         """Where requests wait: the handler's own lane, or batches in front of it."""
         self.answer: Callable[..., Any] = self.calls.answer
-        """What that lane runs for a request."""
+        """The call that this lane runs for a request."""
 
     @property
     def traits(self) -> HandlerTraits:
-        """What the handler says of itself."""
+        """The handler's traits."""
         return self.calls.traits
 
     @property

@@ -19,7 +19,7 @@ _CONSEQUENCES = {
     "model_ready": "the model is not ready",
     "model_unload": "unloading the model all the same",
 }
-"""What the host does where no client waits for the answer of a method."""
+"""The host's reaction where no client waits for the answer of a method."""
 
 
 def translate_fault(error: BaseException, model: str) -> OIPError:

@@ -80,7 +80,7 @@ class ModelLife(BaseModel):
 
     @property
     def traits(self) -> HandlerTraits:
-        """What the handler says of itself, known from its load."""
+        """The handler's traits, known from its load."""
         return self._execution.traits
 
     # -- state ----------------------------------------------------------------

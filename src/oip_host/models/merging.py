@@ -94,9 +94,9 @@ class Batch:
 
     items: Sequence[BatchItem]
     rejected: dict[int, Exception]
-    """What the check raised, by the place of the request."""
+    """The errors of the check, by the place of the request."""
     places: Sequence[int]
-    """Those of the requests that the handler is called for."""
+    """The requests that the handler is called for."""
 
     @property
     def is_single(self) -> bool:

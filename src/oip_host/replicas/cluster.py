@@ -24,7 +24,7 @@ T = TypeVar("T")
 log = logging.getLogger("oip_host")
 
 PREFIX = "oip"
-"""What the names of a host's applications begin with; the id of its job follows."""
+"""The prefix of the names of a host's applications; the id of its job follows."""
 
 
 class Application(NamedTuple):

@@ -1,4 +1,4 @@
-"""What runs in a replica: one model with its handler, and how it answers the host.
+"""The program of a replica: one model with its handler, and its answers to the host.
 
 Ray Serve makes a `Replica` from a `Blueprint` in each replica's process. Its model is
 the host's own `Model`, so a handler meets the same lanes, checks and
@@ -136,7 +136,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Description:
-    """What the host has to know of a handler that it does not see."""
+    """The facts of a handler in another process that the host needs."""
 
     metadata: ModelMetadataResponse | Failure
     traits: HandlerTraits

@@ -26,7 +26,7 @@ _USABLE = re.compile(r"[!-~]{1,128}")
 
 
 class RequestContext:
-    """What accompanies a request from the edge to the handler.
+    """The data that accompany a request from the edge to the handler.
 
     `headers` are those of `CONTEXT_HEADERS` that the client sent.
     """

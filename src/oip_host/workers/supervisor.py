@@ -149,7 +149,7 @@ class Supervisor:
         self._forward(number)
 
     def _handle_sighup(self) -> None:
-        """Have all workers read the options again; stop if the terminal was closed."""
+        """Tell all workers to read the options again; stop after a hangup."""
         if self._watcher.is_terminal_closed:
             self._handle_signal(signal.SIGTERM)
         else:

@@ -1,1 +1,1 @@
-"""What the edges check and tell alike."""
+"""Checks and documents that the edges share."""

@@ -35,7 +35,7 @@ REPOSITORY: dict[tuple[str, ...], str] = {
 
 
 class Route(NamedTuple):
-    """What a path means."""
+    """The meaning of a path."""
 
     action: str
     method: str

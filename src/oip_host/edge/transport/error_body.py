@@ -1,4 +1,4 @@
-"""What a client reads of a failure."""
+"""The text and the body of a failure, as a client gets them."""
 
 from __future__ import annotations
 

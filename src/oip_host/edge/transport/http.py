@@ -47,7 +47,7 @@ _JOINED = 1 << 16
 
 
 class Await(Enum):
-    """What a connection waits for."""
+    """The events that a connection can wait for."""
 
     SERVER = "server"
     """The server itself: the client has done its part."""
@@ -61,7 +61,7 @@ class Await(Enum):
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a connection waits for, how far the client is with it, and since when."""
+    """The event that a connection waits for, its progress, and its start."""
 
     for_what: Await = Await.SERVER
     scope: object = None
